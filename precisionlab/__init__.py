@@ -1,0 +1,3 @@
+from precisionlab.formats import *
+from precisionlab.rounding import *
+from precisionlab.grids import *

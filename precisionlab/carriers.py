@@ -1,0 +1,120 @@
+"""The wide floats that hold simulated values, seen as integers.
+
+A *carrier* is float32 or float64. Reinterpreted as an unsigned integer, its magnitude (all bits but the sign) is a ladder:
+the next integer is the next float, across binades and from the largest subnormal to the smallest normal. Everything that
+this library decides about a number it decides on that ladder, because integer operations cannot be elided, contracted or
+flushed to zero by a compiler, and float operations and comparisons are.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precisionlab._typing import Array
+
+__all__ = ["CARRIERS", "FLOAT32_CARRIER", "FLOAT64_CARRIER", "Carrier", "carrier_of", "from_bits", "power_of_two", "to_bits"]
+
+
+class Carrier(NamedTuple):
+    """A wide float as a table of numbers.
+
+    Attributes:
+        dtype: the float type.
+        uint: the unsigned integer type of the same width.
+        fraction_bits: stored significand bits, t; the precision is t + 1.
+        bias: exponent bias, so that the biased exponent of 1.0 is `bias`.
+    """
+
+    dtype: Any
+    uint: Any
+    fraction_bits: int
+    bias: int
+
+    @property
+    def width(self) -> int:
+        """Bits of storage."""
+        return 8 * np.dtype(self.dtype).itemsize
+
+    @property
+    def precision(self) -> int:
+        """Significand bits with the hidden one."""
+        return self.fraction_bits + 1
+
+    @property
+    def emin(self) -> int:
+        """Exponent of the smallest normal."""
+        return 1 - self.bias
+
+    @property
+    def infinity(self) -> int:
+        """The magnitude bits of infinity; every larger magnitude is a NaN."""
+        return (2 * self.bias + 1) << self.fraction_bits
+
+    @property
+    def sign(self) -> int:
+        """The sign bit."""
+        return 1 << (self.width - 1)
+
+    def word(self, value: Any) -> Array:
+        """`value` as an unsigned integer as wide as the carrier (Python integers wrap modulo 2^width)."""
+        if isinstance(value, int):
+            value = np.asarray(value % (1 << self.width), self.uint)
+        return jnp.asarray(value).astype(self.uint)
+
+
+FLOAT32_CARRIER = Carrier(np.float32, np.uint32, 23, 127)
+FLOAT64_CARRIER = Carrier(np.float64, np.uint64, 52, 1023)
+CARRIERS = {"float32": FLOAT32_CARRIER, "float64": FLOAT64_CARRIER}
+
+
+def carrier_of(dtype: Any, where: str = "precisionlab") -> Carrier:
+    """The carrier of a dtype.
+
+    Args:
+        dtype: anything `numpy.dtype` accepts.
+        where: the name of the calling function, for the error message.
+
+    Raises:
+        TypeError: for any dtype but float32 and float64.
+
+    Example:
+        >>> carrier_of("float32").precision
+        24
+    """
+    name = np.dtype(dtype).name
+    if name not in CARRIERS:
+        raise TypeError(
+            f"{where}: values of dtype {name} cannot carry a simulated format; allowed are float32 and float64; "
+            f"widen them first with x.astype(jnp.float32)."
+        )
+    return CARRIERS[name]
+
+
+def to_bits(x: Array, carrier: Carrier) -> Array:
+    """The bits of carrier values, as unsigned integers."""
+    return lax.bitcast_convert_type(x, carrier.uint)
+
+
+def from_bits(bits: Array, carrier: Carrier) -> Array:
+    """Carrier values from their bits."""
+    return lax.bitcast_convert_type(bits, carrier.dtype)
+
+
+def power_of_two(exponent: Array, carrier: Carrier) -> Array:
+    """The magnitude bits of 2^exponent, for exponents from the carrier's smallest subnormal up; 0 below it.
+
+    `jnp.exp2` is inexact at most integers and flushes subnormals, hence the integers.
+
+    Example:
+        >>> x = power_of_two(jnp.array([-149, -1, 3]), FLOAT32_CARRIER)
+        >>> [v.hex() for v in np.asarray(from_bits(x, FLOAT32_CARRIER)).tolist()]
+        ['0x1.0000000000000p-149', '0x1.0000000000000p-1', '0x1.0000000000000p+3']
+    """
+    t, exponent = carrier.fraction_bits, jnp.asarray(exponent, jnp.int32)
+    normal = carrier.word(exponent + carrier.bias) << carrier.word(t)
+    below = exponent - (carrier.emin - t)  # position of the bit within the subnormal significand
+    one = carrier.word(1)
+    subnormal = jnp.where(below >= 0, one << carrier.word(jnp.maximum(below, 0)), carrier.word(0))
+    return jnp.where(exponent >= carrier.emin, normal, subnormal)

@@ -1,0 +1,199 @@
+"""Where a number lies among the values of a format.
+
+Take the magnitude bits of a carrier value x apart into `significand + base`, with the hidden bit in the significand and only
+the exponent in the base. The values of the format in the binade of x are then the multiples of 2^shift in the significand:
+
+    shift = (t + 1 - p)  +  max(emin - exponent(x), 0)           t: fraction bits of the carrier
+
+the first term for the bits the format lacks everywhere, the second for those it lacks below 2^emin. Rounding, the spacing at
+x and its neighbours are integer arithmetic on these three words. Where the format has the carrier's own exponent range the
+second term vanishes, the base with it, and the whole ladder is one uniform grid: that case costs a third of the operations.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from precisionlab._typing import Array, Float
+from precisionlab.carriers import Carrier, carrier_of, from_bits, power_of_two, to_bits
+from precisionlab.formats import Format, is_concrete, require_fits
+
+__all__ = ["Place", "as_carrier", "keep", "locate", "neighbors", "smallest_positive", "spacing_exponent", "ulp"]
+
+
+class Place(NamedTuple):
+    """A magnitude relative to the grid of a format; all fields are words of the carrier's width.
+
+    Attributes:
+        significand: the bits to be rounded.
+        base: what to add to a nonzero rounded significand to get magnitude bits again; None for nothing.
+        shift: the grid is the multiples of 2^shift in the significand.
+        parity: the bit at position `shift` tells whether the format value at or below the magnitude has an odd code.
+    """
+
+    significand: Array
+    base: Array | None
+    shift: Array
+    parity: Array
+
+
+def as_carrier(x: Any, where: str) -> tuple[Array, Carrier]:
+    """Values as an array of a carrier dtype (Python numbers become float32), with the carrier."""
+    array = jnp.asarray(x, jnp.float32) if isinstance(x, bool | int | float) else jnp.asarray(x)
+    return array, carrier_of(array.dtype, where)
+
+
+def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
+    """The place of magnitudes (carrier bits without the sign) on the grid of a format."""
+    t, word = carrier.fraction_bits, carrier.word
+    hidden, drop = word(1 << t), word(t + 1) - word(fmt.precision)
+    if _is(fmt.emin, carrier.emin) and _is(fmt.subnormals, True) and _nonzero(fmt.zeros):
+        return Place(magnitude, None, drop, magnitude)
+    # Biased, wrapping to zero for e8m0, whose smallest power of two is a subnormal of float32.
+    emin = word(jnp.asarray(fmt.emin, jnp.int32) + carrier.bias)
+    exponent_bits = jnp.maximum(magnitude & word(carrier.infinity), hidden)
+    base = exponent_bits - hidden
+    significand = magnitude - base
+    if _is(fmt.subnormals, True):
+        exponent = exponent_bits >> word(t)
+        shift = jnp.maximum(emin, exponent) - exponent + drop
+    else:
+        # Without subnormals the only values below 2^emin are 0 and 2^emin itself: a spacing of one whole binade.
+        low = emin << word(t)
+        gap = jnp.where(fmt.subnormals, drop, word(t)) << word(t)
+        shift = jnp.where(exponent_bits < low, low - exponent_bits + gap, drop << word(t)) >> word(t)
+    if not _nonzero(fmt.zeros):
+        bare = (jnp.asarray(fmt.zeros) == 0) & (magnitude < hidden)
+        shift = shift - word(bare)
+    parity = significand
+    if not (is_number(fmt.precision) and fmt.precision > 1):
+        # With one significand bit there is no last bit to be odd: the parity of a value is that of its code, which counts
+        # exponents from 2^emin as 1 (after the code of zero) or, where there is no zero, as 0.
+        first = jnp.where(jnp.asarray(fmt.zeros) == 0, word(0), word(1))
+        exponent_parity = (magnitude + ((emin + first) << word(t))) & hidden
+        parity = jnp.where(jnp.asarray(fmt.precision) == 1, exponent_parity, significand)
+    return Place(significand, base, shift, parity)
+
+
+def keep(place: Place, increment: Array, carrier: Carrier) -> tuple[Array, Array]:
+    """Add an increment to the significand and drop the bits below the grid.
+
+    Returns:
+        The kept significand (zero where the magnitude became zero) and the magnitude bits, valid where it is nonzero.
+    """
+    unit = carrier.word(1) << place.shift
+    kept = (place.significand + increment) & (carrier.word(0) - unit)
+    return (kept, kept) if place.base is None else (kept, kept + place.base)
+
+
+def spacing_exponent(magnitude: Array, fmt: Format, carrier: Carrier) -> Array:
+    """log2 of the spacing of the format in the binade of a magnitude, as int32."""
+    shift = locate(magnitude, fmt, carrier).shift.astype(jnp.int32)
+    # The shift counts from the last bit of the carrier, whose weight is that of the binade (subnormals share the first).
+    binade = jnp.maximum(magnitude >> carrier.word(carrier.fraction_bits), carrier.word(1)).astype(jnp.int32)
+    return binade - (carrier.bias + carrier.fraction_bits) + shift
+
+
+def smallest_positive(fmt: Format, carrier: Carrier) -> Array:
+    """The magnitude bits of the smallest positive value of a format."""
+    emin = jnp.asarray(fmt.emin, jnp.int32)
+    subnormal = emin - jnp.asarray(fmt.precision, jnp.int32) + 1
+    return power_of_two(jnp.where(jnp.asarray(fmt.subnormals, bool), subnormal, emin), carrier)
+
+
+def largest_bits(fmt: Format, carrier: Carrier) -> Array:
+    """The magnitude bits of the largest finite value, at most the carrier's own."""
+    bits = to_bits(jnp.abs(jnp.asarray(fmt.largest).astype(carrier.dtype)), carrier)
+    return jnp.minimum(bits, carrier.word(carrier.infinity - 1))
+
+
+def is_number(field: Any) -> bool:
+    """Whether one field of a format is known before tracing."""
+    return isinstance(field, int | float | np.number | np.bool_)
+
+
+def _is(field: Any, value: Any) -> bool:
+    return is_number(field) and bool(field == value)
+
+
+def _nonzero(field: Any) -> bool:
+    return is_number(field) and field != 0
+
+
+def _check(x: Any, fmt: Format, where: str) -> tuple[Array, Carrier]:
+    array, carrier = as_carrier(x, where)
+    if is_concrete(fmt):
+        require_fits(fmt, carrier, where)
+    return array, carrier
+
+
+def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
+    """The spacing of the format's values in the binade of x.
+
+    This is 2^(max(e, emin) - p + 1) for |x| in [2^e, 2^(e+1)); in a format without subnormals the spacing below 2^emin is
+    2^emin. The format's largest value sets no bound here.
+
+    Args:
+        x: any shape, float32 or float64 (a Python number counts as float32).
+        fmt: the format, which must fit the dtype of x.
+
+    Returns:
+        The spacing in the units of x, same shape and dtype; NaN where x is not finite.
+
+    Example:
+        >>> from precisionlab.formats import BFLOAT16
+        >>> float(ulp(1.0, BFLOAT16)), float(ulp(-300.0, BFLOAT16))
+        (0.0078125, 2.0)
+    """
+    array, carrier = _check(x, fmt, "ulp")
+    magnitude = to_bits(array, carrier) & carrier.word(carrier.sign - 1)
+    spacing = power_of_two(spacing_exponent(magnitude, fmt, carrier), carrier)
+    return jnp.where(magnitude >= carrier.word(carrier.infinity), jnp.asarray(jnp.nan, array.dtype), from_bits(spacing, carrier))
+
+
+def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The nearest values of the format strictly below and strictly above x.
+
+    Args:
+        x: any shape, float32 or float64 (a Python number counts as float32); need not be a value of the format.
+        fmt: the format, which must fit the dtype of x.
+
+    Returns:
+        `(below, above)`, same shape and dtype as x. Where there is no finite value on that side the answer is -inf or inf
+        (NaN on the lower side of a format without negative values); NaN where x is NaN.
+
+    Example:
+        >>> from precisionlab.formats import FLOAT8_E4M3FN
+        >>> below, above = neighbors(1.0, FLOAT8_E4M3FN)
+        >>> float(below), float(above)
+        (0.9375, 1.125)
+    """
+    array, carrier = _check(x, fmt, "neighbors")
+    bits, word = to_bits(array, carrier), carrier.word
+    magnitude = bits & word(carrier.sign - 1)
+    negative = bits != magnitude
+    infinity, smallest, largest = word(carrier.infinity), smallest_positive(fmt, carrier), largest_bits(fmt, carrier)
+
+    def truncated(of: Array) -> Array:
+        """The largest value of the format at or below a magnitude."""
+        kept, result = keep(locate(of, fmt, carrier), word(0), carrier)
+        return jnp.minimum(jnp.where(kept == 0, word(0), result), largest)
+
+    place = locate(magnitude, fmt, carrier)
+    kept, at_or_below = keep(place, word(0), carrier)
+    unit = word(1) << place.shift
+    outward = jnp.where(kept == 0, smallest, at_or_below + unit)
+    outward = jnp.where(outward > largest, infinity, outward)
+    inward = truncated(jnp.maximum(magnitude, word(1)) - word(1))
+    at_zero = magnitude == 0
+    # Towards zero from below: -0 where the format has one.
+    signed = (inward > 0) | (jnp.asarray(fmt.zeros) == 2)
+    above = jnp.where(negative & ~at_zero, inward | jnp.where(signed, word(carrier.sign), word(0)), outward)
+    below = jnp.where(negative | at_zero, outward | word(carrier.sign), inward)
+    nan = magnitude > infinity
+    bare = jnp.asarray(fmt.zeros) == 0
+    low = jnp.asarray(jnp.nan, array.dtype)
+    below_value = jnp.where(bare & (negative | (magnitude <= smallest)), low, from_bits(below, carrier))
+    above_value = from_bits(jnp.where(bare & (negative | at_zero), smallest, above), carrier)
+    return jnp.where(nan, array, below_value), jnp.where(nan, array, above_value)

@@ -1,0 +1,88 @@
+"""Random words by hashing a counter.
+
+Stochastic rounding needs one random word an entry and little more from it than that each bit be fair and that neighbours,
+steps and leaves be unrelated. Hashing the position of the entry together with the key gives that for about ten integer
+operations, which the compiler fuses into the rounding; a cryptographic generator costs sixty times the rounding itself.
+
+The mixing steps (a multiplication by an odd constant, a right shift folded in with xor) are invertible, so that within one
+key no word repeats before 2^32 entries. The constants are those found by C. Wellons' search for low bias in 32-bit
+multiply-xorshift hashes ("Prospecting for hash functions", 2018).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precisionlab._typing import Array, PRNGKeyArray, UInt
+
+__all__ = ["check_key", "counter_hash"]
+
+_FIRST, _SECOND, _GOLDEN = np.uint32(0x7FEB352D), np.uint32(0x846CA68B), np.uint32(0x9E3779B9)
+
+
+def check_key(key: Any, where: str) -> PRNGKeyArray:
+    """The key itself, if it is one: typed, or the raw uint32 words of one.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and (jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and key.shape[-1:] == (2,))):
+        return key
+    raise TypeError(f"{where}: key must be a JAX random key, such as jax.random.key(0); got {key!r}.")
+
+
+def _mix(word: Array) -> Array:
+    word = (word ^ (word >> np.uint32(16))) * _FIRST
+    word = (word ^ (word >> np.uint32(15))) * _SECOND
+    return word ^ (word >> np.uint32(16))
+
+
+def _key_words(key: PRNGKeyArray) -> tuple[Array, Array]:
+    """Two well-mixed words of a key; consecutive seeds give unrelated ones."""
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
+    data = data.astype(jnp.uint32).reshape(-1)
+    first = second = jnp.uint32(0)
+    for position in range(data.shape[0]):
+        first = _mix(first ^ data[position] + _GOLDEN)
+        second = _mix(second + first + _GOLDEN)
+    return first, second
+
+
+def counter_hash(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:
+    """Uniform unsigned words, a function of the key and the position alone.
+
+    Args:
+        key: a JAX random key, typed or raw.
+        shape: the shape of the result; positions count in row-major order, modulo 2^32.
+        dtype: uint32 or uint64.
+
+    Returns:
+        Words of the given shape and dtype, each of whose bits is fair.
+
+    Example:
+        >>> counter_hash(jax.random.key(0), (2, 3)).shape
+        (2, 3)
+    """
+    first, second = _key_words(key)
+    counter = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        # Counting by axes rather than by reshaping keeps the words the same, and local, however the array is sharded.
+        counter = counter + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)
+        stride *= shape[axis]
+    words = _hash(counter, first, second)
+    if np.dtype(dtype) == np.uint32:
+        return words
+    low = _hash(counter, second, first + _GOLDEN)
+    return words.astype(dtype) << np.asarray(32, dtype) | low.astype(dtype)
+
+
+def _hash(counter: Array, first: Array, second: Array) -> Array:
+    word = counter + first
+    word = (word ^ (word >> np.uint32(16))) * _FIRST
+    word = (word ^ (word >> np.uint32(15)) ^ second) * _SECOND
+    return word ^ (word >> np.uint32(16))

@@ -1,0 +1,343 @@
+"""Rounding to any format, by integer operations on the bits of a wide carrier.
+
+A rounding mode is a small function. All of them round by one sum: with the significand aligned so that the format's values
+are the multiples of 2^s, add an increment between 0 and 2^s - 1 and drop the low s bits (`tail` is 2^s - 1, `odd` the last
+kept bit):
+
+    nearest_even   tail/2 + odd      half a unit, less one step when the kept value is even: ties stay
+    nearest_away   tail/2 + 1        half a unit: ties go up in magnitude
+    toward_zero    0
+    upward         tail if x > 0     anything dropped carries
+    downward       tail if x < 0
+    to_odd         tail unless odd   an inexact even value moves to its odd neighbour
+    stochastic     random in [0, tail]    carries with a probability equal to the dropped fraction, exactly
+
+Integers, because a cast is not a rounding: compilers elide a float32 -> bfloat16 -> float32 pair, contract products into
+sums, fold (x + C) - C to x, and flush subnormals. There is nothing in an integer sum that they may take away.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precisionlab._typing import Array, Float, PRNGKeyArray, UInt
+from precisionlab.carriers import CARRIERS, Carrier, from_bits, power_of_two, to_bits
+from precisionlab.formats import Format, is_concrete, name_of, require_fits
+from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate, smallest_positive
+from precisionlab.randomness import check_key, counter_hash
+
+__all__ = [
+    "MODES",
+    "Mode",
+    "Stochastic",
+    "downward",
+    "mode_name",
+    "nearest_away",
+    "nearest_even",
+    "round_to",
+    "stochastic",
+    "stochastic_bits",
+    "to_odd",
+    "toward_zero",
+    "upward",
+]
+
+Mode = Callable[..., Any]
+"""`mode(tail, odd, negative) -> increment`; a `Stochastic` mode takes random words as a fourth argument."""
+
+
+def nearest_even(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """To nearest, ties to the value with the even last bit (IEEE 754's default, RNE)."""
+    del negative
+    return (tail >> tail.dtype.type(1)) + (odd & tail)
+
+
+def nearest_away(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """To nearest, ties away from zero."""
+    del odd, negative
+    return (tail >> tail.dtype.type(1)) + (tail & tail.dtype.type(1))
+
+
+def toward_zero(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """Truncation (RTZ)."""
+    del odd, negative
+    return tail ^ tail
+
+
+def upward(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """Towards plus infinity (RU)."""
+    del odd
+    return jnp.where(negative, tail ^ tail, tail)
+
+
+def downward(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """Towards minus infinity (RD)."""
+    del odd
+    return jnp.where(negative, tail, tail ^ tail)
+
+
+def to_odd(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
+    """An inexact result goes to the neighbour whose last bit is odd, so that a second rounding stays right (RO)."""
+    del negative
+    return jnp.where(odd != 0, tail ^ tail, tail)
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """Rounds up in magnitude with a probability equal to the dropped fraction (SR).
+
+    Attributes:
+        bits: how many random bits decide, or None for all that are dropped (exactly unbiased down to 2^-31 of a unit). With
+            r bits the probability is rounded down to a multiple of 2^-r, as in hardware that adds r bits and truncates:
+            what is below 2^-r of a unit is lost again.
+        generator: `generator(key, shape, dtype)` gives uniform unsigned words: `counter_hash` (fast), or
+            `jax.random.bits` (threefry, some sixty times the cost).
+    """
+
+    bits: int | None = None
+    generator: Callable[..., Any] = counter_hash
+
+    def __call__(
+        self, tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any, random: UInt[Array, "..."]
+    ) -> UInt[Array, "..."]:
+        """The increment: random bits in the places that are dropped."""
+        del odd, negative
+        increment = random & tail
+        return increment if self.bits is None else increment & ~(tail >> tail.dtype.type(self.bits))
+
+
+stochastic = Stochastic()
+
+
+def stochastic_bits(r: int) -> Stochastic:
+    """Stochastic rounding that draws on r random bits only.
+
+    Args:
+        r: 1 to 31.
+
+    Raises:
+        ValueError: if r is out of range.
+
+    Example:
+        >>> stochastic_bits(4).bits
+        4
+    """
+    if isinstance(r, bool) or not isinstance(r, int) or not 1 <= r <= 31:
+        raise ValueError(f"stochastic_bits: the number of random bits must be a whole number from 1 to 31; got {r!r}.")
+    return Stochastic(bits=r)
+
+
+MODES: dict[str, Mode] = {
+    "nearest_even": nearest_even,
+    "nearest_away": nearest_away,
+    "toward_zero": toward_zero,
+    "upward": upward,
+    "downward": downward,
+    "to_odd": to_odd,
+    "stochastic": stochastic,
+}
+
+
+def mode_name(mode: Mode) -> str:
+    """The name of a mode, as in `MODES`; `stochastic_4_bits` for r-bit ones.
+
+    Example:
+        >>> mode_name(upward), mode_name(stochastic_bits(4))
+        ('upward', 'stochastic_4_bits')
+    """
+    for name, known in MODES.items():
+        if known == mode:
+            return name
+    if isinstance(mode, Stochastic):
+        return "stochastic" if mode.bits is None else f"stochastic_{mode.bits}_bits"
+    return getattr(mode, "__name__", repr(mode))
+
+
+def check_mode(mode: Mode, where: str) -> None:
+    """Raise unless `mode` is a rounding mode rather than, say, its name."""
+    if callable(mode):
+        return
+    hint = f"pass the function: precisionlab.{mode}" if mode in MODES else f"the modes are {', '.join(MODES)}"
+    raise TypeError(f"{where}: mode must be a rounding function such as nearest_even; got {mode!r}; {hint}.")
+
+
+def round_to(
+    x: Float[Array, "..."] | float,
+    fmt: Format,
+    mode: Mode = nearest_even,
+    *,
+    key: PRNGKeyArray | None = None,
+    backward: Format | None = None,
+) -> Float[Array, "..."]:
+    """Round every entry of x to a value of a format.
+
+    Beyond `fmt.largest` the nearest and stochastic modes give the format's overflow value with the sign of x, `upward` does so
+    for positive x alone, `downward` for negative x alone, and `toward_zero` and `to_odd` stop at the largest value. Infinities
+    become the overflow value in every mode; NaN stays NaN. Works under jit, vmap, scan and differentiation: the derivative is
+    one everywhere (straight-through).
+
+    Args:
+        x: any shape, float32 or float64 (a Python number counts as float32).
+        fmt: the format. Python numbers are compiled in; traced or stacked ones are arguments of one compiled program.
+        mode: a rounding mode such as `nearest_even`, `upward`, `stochastic`.
+        key: a JAX random key, needed by stochastic modes and ignored by the others.
+        backward: a format for the cotangent, rounded to nearest even on its way back; None leaves it alone. With it only
+            reverse-mode differentiation is possible.
+
+    Returns:
+        The rounded values, same shape and dtype as x.
+
+    Raises:
+        TypeError: if x is not float32 or float64, if fmt is not a Format, or mode not a function.
+        ValueError: if the format does not fit the dtype of x, or a stochastic mode has no key.
+
+    Example:
+        >>> from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
+        >>> float(round_to(0.1, BFLOAT16)), float(round_to(0.1, BFLOAT16, upward))
+        (0.10009765625, 0.10009765625)
+        >>> round_to(jnp.array([500.0, -1e-3, 0.3]), FLOAT8_E4M3FN).tolist()
+        [nan, -0.001953125, 0.3125]
+    """
+    array, carrier = as_carrier(x, "round_to")
+    for given, name in ((fmt, "fmt"), (backward, "backward")):
+        if given is None and name == "backward":
+            continue
+        if not isinstance(given, Format):
+            raise TypeError(f"round_to: {name} must be a Format such as precisionlab.BFLOAT16; got {given!r}.")
+        if is_concrete(given):
+            require_fits(given, carrier, "round_to")
+    check_mode(mode, "round_to")
+    random = None
+    if isinstance(mode, Stochastic):
+        if key is None:
+            raise ValueError(
+                f"round_to: {mode_name(mode)} rounding to {name_of(fmt) if is_concrete(fmt) else 'a traced format'} needs "
+                f"random bits; pass key=jax.random.key(seed)."
+            )
+        random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint)
+    if backward is not None:
+        array = _rounded_cotangent(array, backward)
+    fixed = Format(*(field if is_number(field) else None for field in fmt))
+    traced = Format(*(None if is_number(field) else field for field in fmt))
+    return _straight_through(array, _round(lax.stop_gradient(array), random, traced, fixed=fixed, mode=mode))
+
+
+@partial(jax.jit, static_argnames=("fixed", "mode"), inline=True)
+def _round(x: Array, random: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
+    fmt = Format(*(field if number is None else number for field, number in zip(traced, fixed, strict=True)))
+    return round_carrier(x, fmt, mode, random, CARRIERS[x.dtype.name])
+
+
+def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carrier: Carrier) -> Array:
+    """The law itself, unchecked and without a derivative: what `round_to` computes once its arguments are right."""
+    word = carrier.word
+    bits = to_bits(x, carrier)
+    magnitude = bits & word(carrier.sign - 1)
+    sign = bits ^ magnitude
+    negative = sign != 0
+    infinity, largest = word(carrier.infinity), largest_bits(fmt, carrier)
+    overflow = to_bits(jnp.abs(jnp.asarray(fmt.overflow).astype(carrier.dtype)), carrier)
+
+    def increment_of(tail: Array, odd: Array, random: Array | None) -> Array:
+        return mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
+
+    if mode is nearest_even and _scales_exactly(fmt, carrier):
+        result = _nearest_even_by_scaling(magnitude, fmt, carrier)
+        kept = result
+    else:
+        place = locate(magnitude, fmt, carrier)
+        far_below = None
+        if mode not in (nearest_even, nearest_away) and place.significand is not magnitude:
+            # More than the whole significand is dropped: the result is zero or the smallest value, and a carry has no binade
+            # to go to. The nearest modes never carry from there.
+            far_below = place.shift > word(carrier.precision)
+            excess = jnp.maximum(place.shift, word(carrier.width - 1)) - word(carrier.width - 1)
+            shifted = place.significand >> excess
+            if random is None:
+                shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
+            place = place._replace(significand=shifted, shift=place.shift - excess)
+        unit = word(1) << place.shift
+        odd = word((place.parity & unit) != 0)
+        kept, result = keep(place, increment_of(unit - word(1), odd, random), carrier)
+        if far_below is not None:
+            result = jnp.where(far_below, smallest_positive(fmt, carrier), result)
+
+    # A finite value beyond the largest overflows if the mode would carry out of an odd value with every dropped bit set.
+    everything = None if random is None else ~word(0)
+    overflows = increment_of(word(3), word(1), everything) > 0
+    beyond = jnp.where(overflows | (magnitude == infinity), overflow, largest)
+    result = jnp.where(result > largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
+
+    if is_number(fmt.zeros) and fmt.zeros == 2:
+        # On a uniform grid a zero significand is a zero magnitude already; elsewhere it still holds the base.
+        return from_bits((result if kept is result else jnp.where(kept == 0, word(0), result)) | sign, carrier)
+    zero = sign & jnp.where(jnp.asarray(fmt.zeros) == 2, ~word(0), word(0))
+    rounded = jnp.where(kept == 0, zero, result | sign)
+    if not (is_number(fmt.zeros) and fmt.zeros != 0):
+        bare, smallest = jnp.asarray(fmt.zeros) == 0, smallest_positive(fmt, carrier)
+        nan = to_bits(jnp.asarray(jnp.nan, carrier.dtype), carrier)
+        positive = jnp.where(kept == 0, smallest, rounded)
+        rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
+    return from_bits(rounded, carrier)
+
+
+def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:
+    """Whether below 2^emin the format's values are known to be integer multiples of a normal number of the carrier."""
+    return (
+        all(map(is_number, fmt))
+        and bool(fmt.subnormals)
+        and fmt.zeros != 0
+        and 2 <= fmt.precision < carrier.precision
+        and fmt.emin - fmt.precision + 1 > carrier.emin
+    )
+
+
+def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) -> Array:
+    """Round magnitudes to nearest even with a constant shift above 2^emin and a rounding to an integer below it.
+
+    Below 2^emin the spacing is constant. In units of it, and the multiplication by a power of two is exact, rounding is
+    `lax.round`: an operation of its own, with nothing to fold or contract, on operands that flushing cannot hurt because the
+    spacing is a normal number. It takes two thirds of the instructions that shifting by a variable amount takes.
+    """
+    word, spacing = carrier.word, fmt.emin - fmt.precision + 1
+    shift = word(carrier.precision - fmt.precision)
+    tail = (word(1) << shift) - word(1)
+    above = (magnitude + nearest_even(tail, (magnitude >> shift) & word(1), False)) & ~tail
+    to_units, to_values = carrier.dtype(2.0**-spacing), carrier.dtype(2.0**spacing)
+    units = lax.round(from_bits(magnitude, carrier) * to_units, lax.RoundingMethod.TO_NEAREST_EVEN)
+    return jnp.where(magnitude < power_of_two(fmt.emin, carrier), to_bits(units * to_values, carrier), above)
+
+
+@jax.custom_jvp
+def _straight_through(x: Array, rounded: Array) -> Array:
+    """The rounded values with the derivative of the identity."""
+    del x
+    return rounded
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[1], tangents[0]
+
+
+@jax.custom_vjp
+def _rounded_cotangent(x: Array, fmt: Format) -> Array:
+    """The identity, whose cotangent is rounded to a format."""
+    del fmt
+    return x
+
+
+def _rounded_cotangent_forward(x: Array, fmt: Format) -> tuple[Array, Format]:
+    return x, fmt
+
+
+def _rounded_cotangent_backward(fmt: Format, cotangent: Array) -> tuple[Array, None]:
+    return round_to(cotangent, fmt), None
+
+
+_rounded_cotangent.defvjp(_rounded_cotangent_forward, _rounded_cotangent_backward)

@@ -1,0 +1,311 @@
+"""The fates of updates, counted by bits.
+
+An update u meets a stored weight w, and w' is stored. Four things can have happened, and exactly one has:
+
+    landed        w' differs from w
+    swamped       u survives in its own format, w' equals w: too small beside w
+    underflowed   u is nonzero, but zero once rounded to its own format
+    zero          u is zero: nothing was asked
+
+Entries where w, u or w' is not finite are counted apart. Equality is decided on bits, because a compiler may compare values
+that were never stored and flushes subnormals in comparisons; -0 and +0 are one value. Nothing here knows what rounded them.
+
+Beside the counts a `Tally` holds sums from which the rates follow: the share of sum |u| that was lost, the effective descent
+quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bins below -1 are what round-to-nearest loses.
+"""
+
+import operator
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precisionlab._typing import Array, Float, Int, PyTree
+from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, to_bits
+
+__all__ = [
+    "HISTOGRAM_EDGES",
+    "Ages",
+    "Tally",
+    "by_path",
+    "mean_age",
+    "never_moved_fraction",
+    "start_ages",
+    "tally",
+    "total",
+    "update_ages",
+]
+
+HISTOGRAM_EDGES: tuple[int, ...] = tuple(range(-16, 9))
+"""Edges of the bins of floor(log2(|u| / ulp(w))); the first and the last bin take in everything beyond."""
+
+_BINS = len(HISTOGRAM_EDGES) - 1
+
+
+class Tally(NamedTuple):
+    """Counts and sums over the entries of one leaf (or of several, added up); every field is a scalar but the histogram.
+
+    Attributes:
+        landed, swamped, underflowed, zero: entries by fate.
+        nonfinite: entries where the weight before, the update or the weight after is infinite or NaN.
+        update_mass: sum of |u| over finite entries, in the units of the weights.
+        stagnated_mass: the same sum over swamped and underflowed entries.
+        moved_along: the inner product <w' - w, u>.
+        update_square: the inner product <u, u>.
+        histogram: entries with u != 0 by floor(log2(|u| / ulp(w))), see `HISTOGRAM_EDGES`.
+    """
+
+    landed: Any
+    swamped: Any
+    underflowed: Any
+    zero: Any
+    nonfinite: Any
+    update_mass: Any
+    stagnated_mass: Any
+    moved_along: Any
+    update_square: Any
+    histogram: Any
+
+    @property
+    def entries(self) -> Any:
+        """All entries, finite or not."""
+        return self.landed + self.swamped + self.underflowed + self.zero + self.nonfinite
+
+    @property
+    def stagnated(self) -> Any:
+        """Entries whose update was asked for and did not happen."""
+        return self.swamped + self.underflowed
+
+    @property
+    def asked(self) -> Any:
+        """Finite entries with a nonzero update: the denominator of `stagnated_fraction`."""
+        return self.landed + self.stagnated
+
+    @property
+    def stagnated_fraction(self) -> Any:
+        """Stagnated entries as a share of those that were asked to move; NaN when none was."""
+        return _ratio(self.stagnated, self.asked)
+
+    @property
+    def lost_mass(self) -> Any:
+        """The share of sum |u| that fell on stagnated entries; NaN when the sum is zero."""
+        return _ratio(self.stagnated_mass, self.update_mass)
+
+    @property
+    def descent_quality(self) -> Any:
+        """<w' - w, u> / <u, u>: 1 for exact arithmetic, 0 when frozen, beyond 1 when rounding overshoots."""
+        return _ratio(self.moved_along, self.update_square)
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    np_or_jnp = jnp if isinstance(part, jax.Array) or isinstance(whole, jax.Array) else np
+    kind = np_or_jnp.result_type(np_or_jnp.asarray(whole).dtype, np_or_jnp.float32)
+    top, bottom = (np_or_jnp.asarray(value).astype(kind) for value in (part, whole))
+    nothing = bottom == 0
+    return np_or_jnp.where(nothing, np.asarray(np.nan, kind), top / np_or_jnp.where(nothing, np.asarray(1, kind), bottom))
+
+
+def tally(
+    old: PyTree[Array],
+    update: PyTree[Array],
+    new: PyTree[Array],
+    *,
+    stored_update: PyTree[Array] | None = None,
+    grid: tuple[Any, Any] | None = None,
+) -> PyTree[Tally]:
+    """Tell the fate of every entry.
+
+    Args:
+        old: weights before, w, an array or a tree of arrays of any floating dtype: native storage (bfloat16, float16, fp8,
+            ...) or values of a simulated format in a float32 or float64 carrier.
+        update: the intended updates u, the same tree and shapes; may be of a wider dtype.
+        new: weights after, w'.
+        stored_update: the updates as rounded to their own format, where that loses something; without it no update counts
+            as underflowed.
+        grid: `(precision, emin)` of the stored format, for the histogram; by default those of the dtype of `old`.
+
+    Returns:
+        A `Tally` for an array, a tree of them for a tree. Counts are exact up to 2^31 entries a leaf. Sums are computed in
+        the carrier, where terms below its smallest normal may be flushed to zero.
+
+    Raises:
+        ValueError: if trees or shapes differ.
+        TypeError: if a leaf is not floating.
+
+    Example:
+        >>> w = jnp.array([1.0, 1.0, 1.0, 0.0], jnp.bfloat16)
+        >>> u = jnp.array([1e-3, -1e-2, 0.0, 1e-3], jnp.float32)
+        >>> t = tally(w, u, (w + u.astype(jnp.bfloat16)))
+        >>> int(t.landed), int(t.swamped), int(t.zero), float(t.stagnated_fraction) == 1 / 3
+        (2, 1, 1, False)
+    """
+    leaves, structure = jax.tree.flatten(old)
+    trees = {"update": update, "new": new} | ({} if stored_update is None else {"stored_update": stored_update})
+    columns = [_matched(name, tree, old, leaves, structure) for name, tree in trees.items()]
+    stored = columns[2] if stored_update is not None else [None] * len(leaves)
+    rows = zip(leaves, columns[0], columns[1], stored, strict=True)
+    return jax.tree.unflatten(structure, [_tally_leaf(w, u, after, kept, grid) for w, u, after, kept in rows])
+
+
+def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) -> list[Any]:
+    others, other_structure = jax.tree.flatten(tree)
+    if other_structure != structure:
+        raise ValueError(f"tally: `{name}` is not the same tree as `old`: {other_structure} against {structure}.")
+    for (path, _), leaf, other in zip(jax.tree_util.tree_leaves_with_path(old), leaves, others, strict=True):
+        where = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
+        if jnp.shape(leaf) != jnp.shape(other):
+            raise ValueError(f"tally: at {where}, `{name}` has shape {jnp.shape(other)} and `old` {jnp.shape(leaf)}.")
+        for role, value in (("old", leaf), (name, other)):
+            if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+                raise TypeError(
+                    f"tally: at {where}, `{role}` has dtype {jnp.result_type(value)}; only floating leaves stagnate, "
+                    f"so filter the others out."
+                )
+    return others
+
+
+def widened(x: Array) -> Array:
+    """Stored values as values of their carrier: float64 stays, everything narrower becomes float32, exactly."""
+    if x.dtype.name in CARRIERS:
+        return x
+    # Behind a barrier the narrow value is what was stored; without it the compiler may see through the cast that made it.
+    return jax.lax.optimization_barrier(x).astype(jnp.float32)
+
+
+def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple[Any, Any] | None) -> Tally:
+    old, update, new = jnp.asarray(old), jnp.asarray(update), jnp.asarray(new)
+    if grid is None:
+        info = jnp.finfo(old.dtype)
+        grid = (info.nmant + 1, info.minexp)
+    kept = update if stored_update is None else jnp.asarray(stored_update)
+    w, u, after, kept = (widened(value) for value in (old, update, new, kept))
+    if {w.dtype.name, u.dtype.name, after.dtype.name, kept.dtype.name} != {"float32"}:
+        w, u, after, kept = (value.astype(jnp.float64) for value in (w, u, after, kept))
+    carrier = CARRIERS[w.dtype.name]
+    magnitude = carrier.word(carrier.sign - 1)
+    w_bits, u_bits, after_bits, kept_bits = (to_bits(value, carrier) for value in (w, u, after, kept))
+    w_size, u_size, after_size = w_bits & magnitude, u_bits & magnitude, after_bits & magnitude
+    infinity = carrier.word(carrier.infinity)
+    finite = jnp.maximum(jnp.maximum(w_size, u_size), after_size) < infinity
+    same = (w_bits == after_bits) | ((w_size | after_size) == 0)
+    asked = finite & (u_size != 0)
+    stuck = asked & same
+    survives = (kept_bits & magnitude) != 0
+    moved = asked & ~same
+    counts = {
+        # With u = 0 a stored value may still change (weight decay folded into storage, a dither): it landed.
+        "landed": finite & ~same,
+        "swamped": stuck & survives,
+        "underflowed": stuck & ~survives,
+        "zero": finite & same & (u_size == 0),
+        "nonfinite": ~finite,
+    }
+    del moved
+    size = jnp.where(finite, jnp.abs(u), 0)
+    step = jnp.where(finite, after - w, 0)
+    safe = jnp.where(finite, u, 0)
+    return Tally(
+        **{name: jnp.sum(mask, dtype=jnp.int32) for name, mask in counts.items()},
+        update_mass=jnp.sum(size),
+        stagnated_mass=jnp.sum(jnp.where(stuck, size, 0)),
+        moved_along=jnp.sum(step * safe),
+        update_square=jnp.sum(safe * safe),
+        histogram=_histogram(w_size, u_size, asked, grid, carrier),
+    )
+
+
+def _histogram(w_size: Array, u_size: Array, asked: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:
+    """Counts of floor(log2(|u| / ulp(w))), from exponents alone."""
+    precision, emin = (jnp.asarray(value, jnp.int32) for value in grid)
+    spacing = jnp.maximum(_exponent(w_size, carrier), emin) - precision + 1
+    bin_ = jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
+    bin_ = jnp.where(asked, bin_, -1).reshape(-1)
+    return jnp.stack([jnp.sum(bin_ == index, dtype=jnp.int32) for index in range(_BINS)])
+
+
+def _exponent(size: Array, carrier: Carrier) -> Array:
+    """floor(log2 |x|) from magnitude bits; for zero, some exponent below every other."""
+    t = carrier.fraction_bits
+    biased = (size >> carrier.word(t)).astype(jnp.int32)
+    leading = (carrier.width - 1 - jax.lax.clz(size).astype(jnp.int32)) + (carrier.emin - t)
+    return jnp.where(biased == 0, leading, biased - carrier.bias)
+
+
+def total(tallies: PyTree[Tally]) -> Tally:
+    """The sum of all the tallies in a tree.
+
+    Example:
+        >>> one = jnp.ones(3)
+        >>> int(total({"a": tally(one, one, one), "b": tally(one, one, one)}).swamped)
+        6
+    """
+    leaves = jax.tree.leaves(tallies, is_leaf=lambda node: isinstance(node, Tally))
+    if not leaves:
+        raise ValueError("total: there is no tally to add up; the tree is empty.")
+    return Tally(*(reduce(operator.add, column) for column in zip(*leaves, strict=True)))
+
+
+def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:
+    """The tallies of a tree under the paths of their leaves, such as `layer1/weight`.
+
+    Example:
+        >>> one = jnp.ones(3)
+        >>> list(by_path({"layer1": {"bias": tally(one, one, one)}}))
+        ['layer1/bias']
+    """
+    found = jax.tree_util.tree_leaves_with_path(tallies, is_leaf=lambda node: isinstance(node, Tally))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+
+
+class Ages(NamedTuple):
+    """When each entry last moved: one int32 an entry, so as much memory as the parameters themselves.
+
+    Attributes:
+        last_moved: a tree like the parameters; the number of the update that last moved the entry, 0 for never.
+        updates: how many updates have been seen.
+    """
+
+    last_moved: PyTree[Int[Array, "..."]]
+    updates: Int[Array, ""]
+
+
+def start_ages(params: PyTree[Array]) -> Ages:
+    """Ages before the first update: nothing has moved yet."""
+    return Ages(jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.int32), params), jnp.int32(0))
+
+
+def update_ages(ages: Ages, old: PyTree[Array], new: PyTree[Array]) -> Ages:
+    """Ages after one more update took `old` to `new`."""
+    number = ages.updates + 1
+
+    def leaf(last: Array, before: Array, after: Array) -> Array:
+        before, after = widened(jnp.asarray(before)), widened(jnp.asarray(after))
+        carrier = CARRIERS[before.dtype.name]
+        a, b = to_bits(before, carrier), to_bits(after, carrier)
+        same = (a == b) | (((a | b) & carrier.word(carrier.sign - 1)) == 0)
+        return jnp.where(same, last, number)
+
+    return Ages(jax.tree.map(leaf, ages.last_moved, old, new), number)
+
+
+def never_moved_fraction(ages: Ages) -> Float[Array, ""]:
+    """The share of entries that no update has moved yet.
+
+    Example:
+        >>> w = jnp.array([1.0, 2.0])
+        >>> float(never_moved_fraction(update_ages(start_ages(w), w, jnp.array([1.5, 2.0]))))
+        0.5
+    """
+    leaves = jax.tree.leaves(ages.last_moved)
+    never = sum(jnp.sum(leaf == 0, dtype=jnp.int32) for leaf in leaves)
+    return _ratio(never, jnp.int32(sum(leaf.size for leaf in leaves)))
+
+
+def mean_age(ages: Ages) -> Float[Array, ""]:
+    """Updates since an entry last moved, averaged over entries; one that never moved counts from the start."""
+    leaves = jax.tree.leaves(ages.last_moved)
+    waited = sum(jnp.sum((ages.updates - leaf).astype(jnp.float32)) for leaf in leaves)
+    return _ratio(waited, jnp.int32(sum(leaf.size for leaf in leaves)))
