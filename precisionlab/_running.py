@@ -159,7 +159,8 @@ def draw(figure: Callable[[Result], Any] | None, found: Result, folder: Path) ->
         store.write_atomically(path, lambda file: file.write(buffer.getvalue()))
     except Exception as error:
         terminal.say(
-            f"note: the figure could not be saved ({terminal.first_line(error)}); the result is kept, run again to retry."
+            f"note: the figure could not be saved ({terminal.first_line(error)}); the result is kept, "
+            "and the same command tries again."
         )
         return None
     return path

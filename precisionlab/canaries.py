@@ -1,9 +1,9 @@
 """Programs that a broken compiler gets wrong, each with the answer it should have given.
 
 A result is worth nothing where the compiler computes something else, so these run in the tests and in `precisionlab
-selftest`. Every expected value is a whole number small enough to be exact: a canary that sings differs by more than any
-reordering of sums or contraction of products could explain. All three defects come from XLA handing fusions on CPUs to a
-library of kernels, in jaxlib 0.10.2; the third was reported for later versions too.
+selftest`. Every expected value is a whole number small enough to be exact: a canary that sings differs by more than
+any reordering of sums or contraction of products could explain. All three defects come from XLA handing fusions on
+CPUs to a library of kernels, in jaxlib 0.10.2; the third was reported for later versions too.
 """
 
 import os
@@ -24,7 +24,7 @@ BAD_VERSIONS = {
     "crash": "jaxlib 0.10.2 and 0.11.0 are known to crash or hang here (jax-ml/jax#39257, #40412)",
 }
 
-# The programs of jax-ml/jax#40412 (a few kilobytes) and #39257 (57 MB): a reduction over a product of rank 7 and rank 8.
+# What jax-ml/jax#40412 (a few kilobytes) and #39257 (57 MB) do: a reduction over a product of rank 7, of rank 8.
 _CRASHERS = """
 import jax, jax.numpy as jnp
 ones = jnp.ones((3, 1, 2, 2, 8, 8, 8), jnp.float32)
@@ -38,8 +38,8 @@ print(int(total), logs.shape)
 def wrong_rows(dtype: Any, rows: int) -> int:
     """How many rows come out wrong when a matrix-vector product and a reduction are vmapped (jax-ml/jax#39103).
 
-    Row i is (i, 0, 0), the matrix the identity, and the result the sum of squares: i^2, rounded once. The defect shows from
-    16,385 rows on in float64 and 32,769 in float32.
+    Row i is (i, 0, 0), the matrix the identity, and the result the sum of squares: i^2, rounded once. The defect shows
+    from 16,385 rows on in float64 and 32,769 in float32.
 
     Args:
         dtype: float32 or float64; float64 is switched on for this computation alone.
@@ -60,11 +60,15 @@ def wrong_rows(dtype: Any, rows: int) -> int:
 def wrong_products(dtype: Any) -> int:
     """How many of 300 entries come out wrong when a product with a constant matrix is multiplied and summed.
 
-    The shape of the derivative of sum(f(E @ E)) under vmap: sum((E @ C) * E, axis=-1) for a batch of 5 matrices of 60 x 60,
-    with every entry of C the same. Entries are whole numbers, so any order of summation gives the same.
+    sum((E @ C) * E, axis=-1) for a batch of 5 matrices of 60 x 60 with every entry of C the same, as in derivatives of
+    sums. Entries are whole numbers, so any order of summation gives the same.
 
     Args:
         dtype: float32 or float64; float64 is switched on for this computation alone.
+
+    Example:
+        >>> wrong_products(np.float32)
+        0
     """
     matrices = np.random.default_rng(0).integers(-8, 9, (5, 60, 60)).astype(dtype)
     expected = np.sum((matrices @ np.full_like(matrices, 2)) * matrices, axis=-1)
@@ -84,17 +88,18 @@ def crash(timeout: float = 60.0) -> str | None:
 
     Returns:
         None if it survived with the right result, else a few words.
+
+    Raises:
+        OSError: if a second interpreter cannot be started.
     """
     if not sys.executable:
-        return "could not be tried: this interpreter does not know its own path"
+        raise FileNotFoundError("this interpreter does not know its own path")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", _CRASHERS]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         return f"it hung for {timeout:g} s"
-    except OSError as error:
-        return f"could not be tried: {error}"
     if done.returncode < 0:
         return f"it was killed by {signal.Signals(-done.returncode).name}"
     if done.returncode:

@@ -185,10 +185,9 @@ def list_(root: Path, as_json: bool) -> None:
     if not listed:
         terminal.say(f"no runs in {root} yet; precisionlab run --quick makes one.")
         return
-    cells = [
-        [str(item[key] or "-") for key in ("run", "experiment", "status", "created", "verdict")] for item in listed
-    ]
-    cells = [[Path(name).name, kind, status, created[:19], verdict] for name, kind, status, created, verdict in cells]
+    keys = ("run", "experiment", "status", "created", "verdict")
+    rows = [[str(item[key] or "-") for key in keys] for item in listed]
+    cells = [[Path(name).name, kind, status, created[:19], verdict] for name, kind, status, created, verdict in rows]
     terminal.show_table([["run", "experiment", "status", "created (UTC)", "verdict"], *cells])
     for item in listed:
         if "problem" in item:

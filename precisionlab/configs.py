@@ -27,7 +27,7 @@ def parse_config(config_type: type[Config], mapping: Mapping[str, Any], where: s
     """A configuration from what a file or a command line holds.
 
     Args:
-        config_type: a frozen dataclass whose fields are annotated: str, int, float, bool, tuples and dataclasses of them.
+        config_type: a frozen dataclass with annotated fields: str, int, float, bool, tuples and dataclasses of them.
         mapping: field name to value; absent fields keep their defaults; lists stand for tuples.
         where: what to blame in the message, such as the file's name.
 

@@ -269,7 +269,7 @@ def check_format(fmt: Format, carrier: Any = None) -> None:
     """
     if not is_concrete(fmt):
         raise TypeError("check_format: the format holds arrays or traced numbers; check it before it is stacked or traced.")
-    _check_numbers(fmt)
+    check_numbers(fmt)
     if carrier is None:
         return
     held = carrier_of(carrier, "check_format")
@@ -289,7 +289,7 @@ def check_format(fmt: Format, carrier: Any = None) -> None:
 @lru_cache(maxsize=1024)
 def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
     """Raise unless every value of the concrete format is a value of the carrier."""
-    _check_numbers(fmt)
+    check_numbers(fmt)
     p, emin, largest = int(fmt.precision), int(fmt.emin), float(fmt.largest)
     name = np.dtype(carrier.dtype).name
     bare = int(fmt.zeros == 0)  # e8m0 reaches one binade below the normals of float32, where one bit is still enough
@@ -309,7 +309,8 @@ def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _check_numbers(fmt: Format) -> None:
+def check_numbers(fmt: Format) -> None:
+    """Raise unless the numbers of a concrete format make sense together."""
     p, emin, largest, overflow, subnormals, zeros = fmt
     for field, value in (("precision", p), ("emin", emin), ("zeros", zeros)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool):

@@ -2,10 +2,10 @@
 
 An update u meets a stored weight w, and w' is stored. Four things can have happened, and exactly one has:
 
-    landed        w' differs from w
+    landed        u was asked for, and w' differs from w
     swamped       u survives in its own format, w' equals w: too small beside w
     underflowed   u is nonzero, but zero once rounded to its own format
-    zero          u is zero: nothing was asked
+    zero          u is zero: nothing was asked, whatever happened to w
 
 Entries where w, u or w' is not finite are counted apart. Equality is decided on bits, because a compiler may compare values
 that were never stored and flushes subnormals in comparisons; -0 and +0 are one value. Nothing here knows what rounded them.
@@ -194,16 +194,13 @@ def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple
     asked = finite & (u_size != 0)
     stuck = asked & same
     survives = (kept_bits & magnitude) != 0
-    moved = asked & ~same
     counts = {
-        # With u = 0 a stored value may still change (weight decay folded into storage, a dither): it landed.
-        "landed": finite & ~same,
+        "landed": asked & ~same,
         "swamped": stuck & survives,
         "underflowed": stuck & ~survives,
-        "zero": finite & same & (u_size == 0),
+        "zero": finite & (u_size == 0),
         "nonfinite": ~finite,
     }
-    del moved
     size = jnp.where(finite, jnp.abs(u), 0)
     step = jnp.where(finite, after - w, 0)
     safe = jnp.where(finite, u, 0)
