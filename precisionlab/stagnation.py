@@ -15,7 +15,6 @@ quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bin
 """
 
 import operator
-from collections.abc import Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, Float, Int, PyTree
-from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, to_bits
+from precisionlab.carriers import CARRIERS, Carrier, to_bits
 
 __all__ = [
     "HISTOGRAM_EDGES",
@@ -56,6 +55,8 @@ class Tally(NamedTuple):
         moved_along: the inner product <w' - w, u>.
         update_square: the inner product <u, u>.
         histogram: entries with u != 0 by floor(log2(|u| / ulp(w))), see `HISTOGRAM_EDGES`.
+
+    The sums and the histogram are None in a tally taken with `detail=False`.
     """
 
     landed: Any
@@ -101,6 +102,8 @@ class Tally(NamedTuple):
 
 
 def _ratio(part: Any, whole: Any) -> Any:
+    if part is None:
+        raise ValueError("Tally: this tally holds counts only; take it with detail=True to have its sums.")
     np_or_jnp = jnp if isinstance(part, jax.Array) or isinstance(whole, jax.Array) else np
     kind = np_or_jnp.result_type(np_or_jnp.asarray(whole).dtype, np_or_jnp.float32)
     top, bottom = (np_or_jnp.asarray(value).astype(kind) for value in (part, whole))
@@ -115,6 +118,7 @@ def tally(
     *,
     stored_update: PyTree[Array] | None = None,
     grid: tuple[Any, Any] | None = None,
+    detail: bool = True,
 ) -> PyTree[Tally]:
     """Tell the fate of every entry.
 
@@ -126,6 +130,7 @@ def tally(
         stored_update: the updates as rounded to their own format, where that loses something; without it no update counts
             as underflowed.
         grid: `(precision, emin)` of the stored format, for the histogram; by default those of the dtype of `old`.
+        detail: False counts the five fates and leaves the sums and the histogram at None, at a quarter of the cost.
 
     Returns:
         A `Tally` for an array, a tree of them for a tree. Counts are exact up to 2^31 entries a leaf. Sums are computed in
@@ -147,7 +152,7 @@ def tally(
     columns = [_matched(name, tree, old, leaves, structure) for name, tree in trees.items()]
     stored = columns[2] if stored_update is not None else [None] * len(leaves)
     rows = zip(leaves, columns[0], columns[1], stored, strict=True)
-    return jax.tree.unflatten(structure, [_tally_leaf(w, u, after, kept, grid) for w, u, after, kept in rows])
+    return jax.tree.unflatten(structure, [_tally_leaf(*row, grid, detail) for row in rows])
 
 
 def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) -> list[Any]:
@@ -175,60 +180,80 @@ def widened(x: Array) -> Array:
     return jax.lax.optimization_barrier(x).astype(jnp.float32)
 
 
-def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple[Any, Any] | None) -> Tally:
+def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple[Any, Any] | None, detail: bool) -> Tally:
     old, update, new = jnp.asarray(old), jnp.asarray(update), jnp.asarray(new)
     if grid is None:
         info = jnp.finfo(old.dtype)
         grid = (info.nmant + 1, info.minexp)
-    kept = update if stored_update is None else jnp.asarray(stored_update)
-    w, u, after, kept = (widened(value) for value in (old, update, new, kept))
+    w, u, after = (widened(value) for value in (old, update, new))
+    kept = u if stored_update is None else widened(jnp.asarray(stored_update))
     if {w.dtype.name, u.dtype.name, after.dtype.name, kept.dtype.name} != {"float32"}:
         w, u, after, kept = (value.astype(jnp.float64) for value in (w, u, after, kept))
     carrier = CARRIERS[w.dtype.name]
     magnitude = carrier.word(carrier.sign - 1)
-    w_bits, u_bits, after_bits, kept_bits = (to_bits(value, carrier) for value in (w, u, after, kept))
+    w_bits, u_bits, after_bits = (to_bits(value, carrier) for value in (w, u, after))
     w_size, u_size, after_size = w_bits & magnitude, u_bits & magnitude, after_bits & magnitude
-    infinity = carrier.word(carrier.infinity)
-    finite = jnp.maximum(jnp.maximum(w_size, u_size), after_size) < infinity
+    finite = jnp.maximum(jnp.maximum(w_size, u_size), after_size) < carrier.word(carrier.infinity)
     same = (w_bits == after_bits) | ((w_size | after_size) == 0)
     asked = finite & (u_size != 0)
     stuck = asked & same
-    survives = (kept_bits & magnitude) != 0
-    counts = {
-        "landed": asked & ~same,
-        "swamped": stuck & survives,
-        "underflowed": stuck & ~survives,
-        "zero": finite & (u_size == 0),
-        "nonfinite": ~finite,
-    }
-    size = jnp.where(finite, jnp.abs(u), 0)
-    step = jnp.where(finite, after - w, 0)
-    safe = jnp.where(finite, u, 0)
-    return Tally(
-        **{name: jnp.sum(mask, dtype=jnp.int32) for name, mask in counts.items()},
-        update_mass=jnp.sum(size),
-        stagnated_mass=jnp.sum(jnp.where(stuck, size, 0)),
-        moved_along=jnp.sum(step * safe),
-        update_square=jnp.sum(safe * safe),
-        histogram=_histogram(w_size, u_size, asked, grid, carrier),
-    )
+    masks = [asked & ~same, stuck, finite & (u_size == 0), ~finite]
+    if stored_update is not None:
+        survives = (to_bits(kept, carrier) & magnitude) != 0
+        masks = [masks[0], stuck & survives, *masks[2:], stuck & ~survives]
+    if detail:
+        bins = jnp.where(asked, _bin(w_size, u_size, grid, carrier), -1)
+        masks += [bins == index for index in range(_BINS)]
+    counts = _count(masks)
+    landed, swamped, zero, nonfinite = counts[:4]
+    underflowed = counts[4] if stored_update is not None else jnp.int32(0)
+    if not detail:
+        return Tally(landed, swamped, underflowed, zero, nonfinite, None, None, None, None, None)
+    safe, step = jnp.where(finite, u, 0), jnp.where(finite, after - w, 0)
+    size = jnp.abs(safe)
+    sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
+    return Tally(landed, swamped, underflowed, zero, nonfinite, *sums, jnp.stack(counts[-_BINS:]))
 
 
-def _histogram(w_size: Array, u_size: Array, asked: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:
-    """Counts of floor(log2(|u| / ulp(w))), from exponents alone."""
+def _count(masks: list[Array]) -> list[Array]:
+    """How many entries each mask holds, all of them in one pass over memory.
+
+    Separate sums would compute the masks, and the rounding behind them, once each; one reduction with many operands computes
+    them together, and integer operands still vectorize.
+    """
+    zeros = (jnp.int32(0),) * len(masks)
+    counts = [mask.astype(jnp.int32) for mask in masks]
+    if masks[0].ndim == 0:
+        return counts
+    return list(jax.lax.reduce(tuple(counts), zeros, _add_all, tuple(range(masks[0].ndim))))
+
+
+def _add_all(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _sum(terms: Array) -> Array:
+    """A float sum; as a product with ones where that is faster, since compilers must not reorder a plain one."""
+    if terms.ndim < 2 or terms.size < 1 << 12:
+        return jnp.sum(terms)
+    rows = terms.reshape(-1, terms.shape[-1])
+    return jnp.sum(jnp.matmul(rows, jnp.ones(rows.shape[-1], rows.dtype), precision=jax.lax.Precision.HIGHEST))
+
+
+def _bin(w_size: Array, u_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:
+    """The bin of floor(log2(|u| / ulp(w))), from exponents alone."""
     precision, emin = (jnp.asarray(value, jnp.int32) for value in grid)
     spacing = jnp.maximum(_exponent(w_size, carrier), emin) - precision + 1
-    bin_ = jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
-    bin_ = jnp.where(asked, bin_, -1).reshape(-1)
-    return jnp.stack([jnp.sum(bin_ == index, dtype=jnp.int32) for index in range(_BINS)])
+    return jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
 
 
 def _exponent(size: Array, carrier: Carrier) -> Array:
     """floor(log2 |x|) from magnitude bits; for zero, some exponent below every other."""
     t = carrier.fraction_bits
     biased = (size >> carrier.word(t)).astype(jnp.int32)
-    leading = (carrier.width - 1 - jax.lax.clz(size).astype(jnp.int32)) + (carrier.emin - t)
-    return jnp.where(biased == 0, leading, biased - carrier.bias)
+    # A subnormal is an integer in units of the smallest one: converted to a float, its exponent is that of its leading bit.
+    converted = (to_bits(size.astype(carrier.dtype), carrier) >> carrier.word(t)).astype(jnp.int32)
+    return jnp.where(biased == 0, converted + (carrier.emin - t - carrier.bias), biased) - carrier.bias
 
 
 def total(tallies: PyTree[Tally]) -> Tally:
@@ -242,7 +267,8 @@ def total(tallies: PyTree[Tally]) -> Tally:
     leaves = jax.tree.leaves(tallies, is_leaf=lambda node: isinstance(node, Tally))
     if not leaves:
         raise ValueError("total: there is no tally to add up; the tree is empty.")
-    return Tally(*(reduce(operator.add, column) for column in zip(*leaves, strict=True)))
+    columns = zip(*leaves, strict=True)
+    return Tally(*(None if any(part is None for part in column) else reduce(operator.add, column) for column in columns))
 
 
 def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:
