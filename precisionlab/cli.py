@@ -82,7 +82,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 @click.version_option(package_name="precisionlab")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    r"""What a number format does to training: exact roundings, and a count of the updates that they lose.
+    """What a number format does to training: exact roundings, and a count of the updates that they lose.
 
     \b
     precisionlab run --quick       a small version of the main experiment
@@ -90,12 +90,12 @@ def cli(context: click.Context) -> None:
     precisionlab list              what has been run
     precisionlab show latest       a run again, with its table and verdict
     precisionlab selftest          what this machine does to small numbers
-    """
+    """  # noqa: D301  (click reads the character itself as: do not wrap what follows)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-@cli.command()
+@cli.command(short_help="Run an experiment, or show it again.")
 @click.argument("experiment", required=False)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML or JSON file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set one key; may be repeated.")
@@ -112,14 +112,14 @@ def run(
     root: Path,
     as_json: bool,
 ) -> None:
-    r"""Run EXPERIMENT (the main one by default), or show it again if it was run before.
+    """Run EXPERIMENT (the main one by default), or show it again if it was run before.
 
     A setting given by --set wins over --quick, that over the file, that over the defaults. An interrupted run resumes
     when the same command is given again.
 
     \b
     precisionlab run digits --set formats=float32,bfloat16 --set seeds=4
-    """
+    """  # noqa: D301
     from precisionlab._running import completed, draw, experiment_named, requested_config, sentences
     from precisionlab.runs import results
 
@@ -155,7 +155,7 @@ def _print_result(found: "Result", columns: Sequence[str] | None) -> None:
         terminal.show_table(table(found.rows, columns))
 
 
-@cli.command("list")
+@cli.command("list", short_help="List the runs.")
 @_RUNS
 @_JSON
 def list_(root: Path, as_json: bool) -> None:
@@ -194,17 +194,17 @@ def list_(root: Path, as_json: bool) -> None:
             terminal.say(item["problem"])
 
 
-@cli.command()
+@cli.command(short_help="Show a run, or query its records.")
 @click.argument("name", metavar="RUN")
 @click.option("--sql", help="Ask the records in SQL (DuckDB); they are the view `records`.")
 @_RUNS
 @_JSON
 def show(name: str, sql: str | None, root: Path, as_json: bool) -> None:
-    r"""Show RUN: the beginning of its name, its folder, or `latest`.
+    """Show RUN: the beginning of its name, its folder, or `latest`.
 
     \b
     precisionlab show latest --sql "SELECT * FROM records LIMIT 5"
-    """
+    """  # noqa: D301
     from precisionlab._running import sentences
     from precisionlab.runs import results, store
 
@@ -249,7 +249,7 @@ def _show_query(found: "Run", columns: Mapping[str, Any], as_json: bool) -> None
     terminal.show_table(table(rows, list(columns)))
 
 
-@cli.command()
+@cli.command(short_help="What this backend does to small numbers.")
 @_JSON
 def selftest(as_json: bool) -> None:
     """Tell what this machine's backend does to small numbers, and what precisionlab does about it."""
@@ -263,8 +263,10 @@ def selftest(as_json: bool) -> None:
 
         terminal.answer({"ok": fine, "checks": [plain(check._asdict()) for check in checks]})
     else:
-        rows = [[terminal.mark(bool(c.ok)), c.name, c.question, c.found, c.remedy] for c in checks]
-        terminal.show_table([["", "check", "question", "found", "what precisionlab does"], *rows])
+        for check in checks:  # sentences, which a table would squeeze
+            terminal.write(f"{terminal.mark(bool(check.ok))} {check.name}")
+            for line in (check.question, check.found, check.remedy):
+                terminal.write(f"    {line}")
     if not fine:
         failed = ", ".join(check.name for check in checks if not check.ok)
-        raise Failure(f"selftest: {failed} failed; see the last column for what to do.", 1)
+        raise Failure(f"selftest: {failed} failed; the remedy beside each says what to do.", 1)

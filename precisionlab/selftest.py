@@ -65,7 +65,8 @@ def _facts() -> tuple[Check, ...]:
         for name, (flushed, equal) in backend.subnormal_arithmetic().items()
     )
     casts = "; ".join(
-        f"{name} {'flushes them to 0' if flushed else 'keeps them'}" for name, flushed in backend.flushed_casts().items()
+        f"{name} {'flushes them to 0' if flushed else 'keeps them'}"
+        for name, flushed in backend.flushed_casts().items()
     )
     return (
         Check(
@@ -120,7 +121,7 @@ def _facts() -> tuple[Check, ...]:
         Check(
             "lax.reduce_precision",
             "Does lax.reduce_precision(x, 5, 10) round to float16, subnormals included?",
-            f"{'no' if wrong else 'yes'}: {wrong:,} of 65,536 bfloat16 patterns come out wrong, {zeros:,} of them as zero.",
+            f"{'no' if wrong else 'yes'}: {wrong:,} of 65,536 bfloat16 patterns come out wrong, {zeros:,} as zero.",
             True,
             f"{INTEGERS}, and keeps subnormals; lax.reduce_precision is not used.",
         ),
@@ -149,7 +150,10 @@ def _own_rounding() -> Check:
 def _rows() -> Check:
     cases = ((np.float64, 16_385), (np.float32, 32_769))
     counts = [canaries.wrong_rows(dtype, rows) for dtype, rows in cases]
-    facts = [f"{n:,} of {rows:,} {dtype.__name__} rows are wrong" for n, (dtype, rows) in zip(counts, cases, strict=True)]
+    facts = [
+        f"{count:,} of {rows:,} {dtype.__name__} rows are wrong"
+        for count, (dtype, rows) in zip(counts, cases, strict=True)
+    ]
     return _canary(
         "wrong_rows",
         "miscompiled rows",
