@@ -1,6 +1,6 @@
 """What a number format does to training: exact roundings under jit, and a tracker of the updates that they lose."""
 
-from precisionlab import optimizers
+from precisionlab import optimizers, problems
 from precisionlab.formats import (
     BFLOAT16,
     FLOAT4_E2M1FN,
@@ -111,6 +111,7 @@ __all__ = [
     "neighbors",
     "never_moved_fraction",
     "optimizers",
+    "problems",
     "round_to",
     "run",
     "saturating",

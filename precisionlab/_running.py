@@ -126,9 +126,7 @@ def _device() -> dict[str, Any]:
 
 
 def _compare_versions(before: Mapping[str, Any], now: Mapping[str, Any], status: str) -> None:
-    changed = [
-        f"{name} {before[name]} (now {now[name]})" for name in now if name in before and before[name] != now[name]
-    ]
+    changed = [f"{name} {before[name]} (now {now[name]})" for name in now if name in before and before[name] != now[name]]
     if changed:
         verb = "was computed" if status == "done" else "was begun"
         terminal.say(f"note: this run {verb} with {', '.join(changed)}; --fresh runs it with what is installed now.")

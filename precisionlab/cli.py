@@ -32,9 +32,7 @@ __all__ = ["cli", "main"]
 class _Verbs(click.Group):
     """Answers an unknown verb with the nearest right one."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise Failure(f'unknown command "{args[0]}"; {allowed_names(args[0], self.list_commands(ctx))}', 2)
         return super().resolve_command(ctx, args)

@@ -52,9 +52,7 @@ def parse_config(config_type: type[Config], mapping: Mapping[str, Any], where: s
     try:
         text = json.dumps(mapping)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{where}: {error}; use text, numbers, true or false, lists and tables of them only."
-        ) from error
+        raise ConfigError(f"{where}: {error}; use text, numbers, true or false, lists and tables of them only.") from error
     try:
         # Read as JSON, where strictness still lets a list be a tuple and a whole number be a float.
         return pydantic.TypeAdapter(config_type).validate_json(text, strict=True)
@@ -78,9 +76,7 @@ def config_as_dict(config: Any) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dataclasses.asdict(config)))
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{type(config).__name__}: {error}; fields hold text, numbers, booleans and tuples."
-        ) from error
+        raise ConfigError(f"{type(config).__name__}: {error}; fields hold text, numbers, booleans and tuples.") from error
 
 
 def parse_settings(config_type: type, settings: Sequence[str], where: str = "--set") -> dict[str, Any]:

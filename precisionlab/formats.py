@@ -102,12 +102,12 @@ class Format(NamedTuple):
 
 
 def _key(field: Any) -> Any:
-    return "nan" if isinstance(field, float) and math.isnan(field) else field
+    return "nan" if isinstance(field, float | np.floating) and math.isnan(field) else field
 
 
 def is_concrete(fmt: Format) -> bool:
-    """Whether every number of the format is known before tracing (and so can be checked and specialized on)."""
-    return all(isinstance(field, int | float | np.number | np.bool_) for field in fmt)
+    """Whether no number of the format is an array or traced, so that it can be checked and specialized on."""
+    return not any(hasattr(field, "dtype") and not isinstance(field, np.generic) for field in fmt)
 
 
 def ieee_format(exponent_bits: int, significand_bits: int) -> Format:
@@ -154,6 +154,11 @@ def fixed_point(integer_bits: int, fraction_bits: int) -> Format:
         raise ValueError(
             f"fixed_point: integer_bits={integer_bits} and fraction_bits={fraction_bits} leave no bit for a value; "
             f"their sum must be at least 1."
+        )
+    if integer_bits + fraction_bits > 52:
+        raise ValueError(
+            f"fixed_point: integer_bits={integer_bits} and fraction_bits={fraction_bits} are {integer_bits + fraction_bits} bits "
+            f"together; a float64 carrier holds at most 52."
         )
     largest = float(Fraction(2) ** integer_bits - Fraction(2) ** -fraction_bits)
     return Format(integer_bits + fraction_bits + 1, integer_bits, largest, largest, zeros=1)
@@ -312,6 +317,9 @@ def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
 def check_numbers(fmt: Format) -> None:
     """Raise unless the numbers of a concrete format make sense together."""
     p, emin, largest, overflow, subnormals, zeros = fmt
+    for field, value in (("largest", largest), ("overflow", overflow)):
+        if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+            raise ValueError(f"Format: {field} must be a number; got {value!r}.")
     for field, value in (("precision", p), ("emin", emin), ("zeros", zeros)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise ValueError(f"Format: {field} must be a whole number; got {value!r}.")

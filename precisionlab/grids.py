@@ -62,9 +62,9 @@ def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
         # Without subnormals the only values below 2^emin are 0 and 2^emin itself: a spacing of one whole binade.
         low = emin << word(t)
         gap = jnp.where(fmt.subnormals, drop, word(t)) << word(t)
-        shift = jnp.where(exponent_bits < low, low - exponent_bits + gap, drop << word(t)) >> word(t)
+        shift = jnp.where(magnitude < low, low - exponent_bits + gap, drop << word(t)) >> word(t)
     if not _nonzero(fmt.zeros):
-        bare = (jnp.asarray(fmt.zeros) == 0) & (magnitude < hidden)
+        bare = (jnp.asarray(fmt.zeros) == 0) & (emin == word(0)) & (magnitude < hidden)
         shift = shift - word(bare)
     parity = significand
     if not (is_number(fmt.precision) and fmt.precision > 1):

@@ -51,15 +51,19 @@ def landing_threshold(
 
     def threshold(neighbor: Array) -> Array:
         # Beyond the largest value the grid goes on as if unbounded: the law puts the overflow boundary half a gap out.
-        inner = jnp.minimum(magnitude, to_bits(neighbor, carrier) & word(carrier.sign - 1))
+        beside = to_bits(neighbor, carrier) & word(carrier.sign - 1)
+        inner = jnp.minimum(magnitude, beside)
         half = spacing_exponent(inner, fmt, carrier) - 1
         smallest = carrier.emin - t
         normal = word(jnp.maximum(half + carrier.bias, 0)) << word(t)
         subnormal = word(1) << word(jnp.clip(half - smallest, 0, t))
         exact = jnp.where(half >= carrier.emin, normal, subnormal)
+        # Zero is even, so it wins the tie against whatever lies next to it, 2^emin in a format without subnormals included.
+        tie_moves = odd | word((beside == 0) & (magnitude != 0))
         # Half a gap that the carrier cannot write is passed by its smallest number already.
-        moved = jnp.where(half >= smallest, exact + (word(1) - odd), exact)
-        return from_bits(moved, carrier)
+        moved = jnp.where(half >= smallest, exact + (word(1) - tie_moves), exact)
+        # Without a zero the smallest value stays until nothing is left of it, and that is no number.
+        return from_bits(jnp.where(beside > word(carrier.infinity), magnitude, moved), carrier)
 
     up, down = threshold(above), threshold(below)
     if not (is_number(fmt.overflow) and fmt.overflow != fmt.largest):

@@ -293,7 +293,7 @@ def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:
         and bool(fmt.subnormals)
         and fmt.zeros != 0
         and 2 <= fmt.precision < carrier.precision
-        and fmt.emin - fmt.precision + 1 > carrier.emin
+        and carrier.emin < fmt.emin - fmt.precision + 1 < -carrier.emin
     )
 
 
@@ -322,7 +322,8 @@ def _straight_through(x: Array, rounded: Array) -> Array:
 
 @_straight_through.defjvp
 def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return primals[1], tangents[0]
+    # Through itself again, so that second derivatives see the identity too.
+    return _straight_through(*primals), tangents[0]
 
 
 @jax.custom_vjp

@@ -105,7 +105,9 @@ def _ratio(part: Any, whole: Any) -> Any:
     if part is None:
         raise ValueError("Tally: this tally holds counts only; take it with detail=True to have its sums.")
     np_or_jnp = jnp if isinstance(part, jax.Array) or isinstance(whole, jax.Array) else np
-    kind = np_or_jnp.result_type(np_or_jnp.asarray(whole).dtype, np_or_jnp.float32)
+    kind = np_or_jnp.asarray(whole).dtype
+    if not jnp.issubdtype(kind, jnp.floating):
+        kind = np.dtype(np.float32 if np_or_jnp is jnp else np.float64)
     top, bottom = (np_or_jnp.asarray(value).astype(kind) for value in (part, whole))
     nothing = bottom == 0
     return np_or_jnp.where(nothing, np.asarray(np.nan, kind), top / np_or_jnp.where(nothing, np.asarray(1, kind), bottom))
@@ -253,7 +255,7 @@ def _exponent(size: Array, carrier: Carrier) -> Array:
     biased = (size >> carrier.word(t)).astype(jnp.int32)
     # A subnormal is an integer in units of the smallest one: converted to a float, its exponent is that of its leading bit.
     converted = (to_bits(size.astype(carrier.dtype), carrier) >> carrier.word(t)).astype(jnp.int32)
-    return jnp.where(biased == 0, converted + (carrier.emin - t - carrier.bias), biased) - carrier.bias
+    return jnp.where(biased == 0, converted + (carrier.emin - t), biased) - carrier.bias
 
 
 def total(tallies: PyTree[Tally]) -> Tally:
