@@ -28,14 +28,13 @@ class Place(NamedTuple):
     Attributes:
         significand: the bits to be rounded.
         base: what to add to a nonzero rounded significand to get magnitude bits again; None for nothing.
-        shift: the grid is the multiples of 2^shift in the significand.
-        parity: the bit at position `shift` tells whether the format value at or below the magnitude has an odd code.
+        shift: the grid is the multiples of 2^shift in the significand; the bit at that position tells whether the format's
+            value at or below the magnitude is odd.
     """
 
     significand: Array
     base: Array | None
     shift: Array
-    parity: Array
 
 
 def as_carrier(x: Any, where: str) -> tuple[Array, Carrier]:
@@ -48,8 +47,9 @@ def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
     """The place of magnitudes (carrier bits without the sign) on the grid of a format."""
     t, word = carrier.fraction_bits, carrier.word
     hidden, drop = word(1 << t), word(t + 1) - word(fmt.precision)
-    if _is(fmt.emin, carrier.emin) and _is(fmt.subnormals, True) and _nonzero(fmt.zeros):
-        return Place(magnitude, None, drop, magnitude)
+    several_bits = is_number(fmt.precision) and fmt.precision > 1  # with one, the bit that tells odd from even is the hidden one
+    if several_bits and _is(fmt.emin, carrier.emin) and _is(fmt.subnormals, True) and _nonzero(fmt.zeros):
+        return Place(magnitude, None, drop)
     # Biased, wrapping to zero for e8m0, whose smallest power of two is a subnormal of float32.
     emin = word(jnp.asarray(fmt.emin, jnp.int32) + carrier.bias)
     exponent_bits = jnp.maximum(magnitude & word(carrier.infinity), hidden)
@@ -66,14 +66,7 @@ def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
     if not _nonzero(fmt.zeros):
         bare = (jnp.asarray(fmt.zeros) == 0) & (emin == word(0)) & (magnitude < hidden)
         shift = shift - word(bare)
-    parity = significand
-    if not (is_number(fmt.precision) and fmt.precision > 1):
-        # With one significand bit there is no last bit to be odd: the parity of a value is that of its code, which counts
-        # exponents from 2^emin as 1 (after the code of zero) or, where there is no zero, as 0.
-        first = jnp.where(jnp.asarray(fmt.zeros) == 0, word(0), word(1))
-        exponent_parity = (magnitude + ((emin + first) << word(t))) & hidden
-        parity = jnp.where(jnp.asarray(fmt.precision) == 1, exponent_parity, significand)
-    return Place(significand, base, shift, parity)
+    return Place(significand, base, shift)
 
 
 def keep(place: Place, increment: Array, carrier: Carrier) -> tuple[Array, Array]:

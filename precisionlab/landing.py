@@ -1,7 +1,8 @@
 """What would land, from the format alone.
 
 **The half-gap law.** Under round-to-nearest-even, w + u rounds back to w exactly when |u| is below half the gap between w and
-its neighbour on u's side, or equals it while w's last bit is even. Towards zero from a power of two the gap, and so the
+its neighbour on u's side, or equals it while w's last bit is even (with a single significand bit: while w is the larger of the two
+or zero). Towards zero from a power of two the gap, and so the
 threshold, is half as wide. No training is needed to know which updates a format cannot see.
 """
 
@@ -45,8 +46,6 @@ def landing_threshold(
     word, t = carrier.word, carrier.fraction_bits
     bits = to_bits(array, carrier)
     magnitude = bits & word(carrier.sign - 1)
-    place = locate(magnitude, fmt, carrier)
-    odd = word((place.parity & (word(1) << place.shift)) != 0)
     below, above = neighbors(array, fmt)
 
     def threshold(neighbor: Array) -> Array:
@@ -54,6 +53,10 @@ def landing_threshold(
         beside = to_bits(neighbor, carrier) & word(carrier.sign - 1)
         inner = jnp.minimum(magnitude, beside)
         half = spacing_exponent(inner, fmt, carrier) - 1
+        # A tie goes to the value of larger magnitude exactly if the one of smaller magnitude is odd.
+        place = locate(inner, fmt, carrier)
+        odd = (place.significand & (word(1) << place.shift)) != 0
+        stays = word(odd == (inner < magnitude))
         smallest = carrier.emin - t
         normal = word(jnp.maximum(half + carrier.bias, 0)) << word(t)
         subnormal = word(1) << word(jnp.clip(half - smallest, 0, t))

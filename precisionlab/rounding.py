@@ -52,7 +52,10 @@ Mode = Callable[..., Any]
 
 
 def nearest_even(tail: UInt[Array, "..."], odd: UInt[Array, "..."], negative: Any) -> UInt[Array, "..."]:
-    """To nearest, ties to the value with the even last bit (IEEE 754's default, RNE)."""
+    """To nearest, ties to the value with the even last bit, or the larger where both are odd (IEEE 754's default, RNE).
+
+    Both are odd only in formats of one significand bit, such as e8m0, where every tie between powers of two goes up.
+    """
     del negative
     return (tail >> tail.dtype.type(1)) + (odd & tail)
 
@@ -262,7 +265,7 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
                 shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
             place = place._replace(significand=shifted, shift=place.shift - excess)
         unit = word(1) << place.shift
-        odd = word((place.parity & unit) != 0)
+        odd = word((place.significand & unit) != 0)
         kept, result = keep(place, increment_of(unit - word(1), odd, random), carrier)
         if far_below is not None:
             result = jnp.where(far_below, smallest_positive(fmt, carrier), result)

@@ -160,8 +160,7 @@ def ml_round(x: np.ndarray, name: str) -> np.ndarray:
     """float32 through an ml_dtypes format and back, with its known departures from the law put right.
 
     ml_dtypes 0.6 (a) turns NaN into zero in the formats that have none, fp6 and fp4; (b) sends float32 inputs strictly
-    between 2^-127 and 1.5 * 2^-127, subnormals there, to 2^-126 in e8m0; (c) sends every tie of e8m0 up, where half of
-    them belong to the even code below (jax-ml/ml_dtypes#398).
+    between 2^-127 and 1.5 * 2^-127, subnormals there, to 2^-126 in e8m0.
     """
     with np.errstate(all="ignore"):
         cast = x.astype(ml_dtype(name)).astype(np.float32)
@@ -169,8 +168,5 @@ def ml_round(x: np.ndarray, name: str) -> np.ndarray:
         cast = np.where(np.isnan(x), x, cast)
     if name == "float8_e8m0fnu":
         bits = x.view(np.uint32)
-        tie = (bits & 0x7FFFFF) == 0x400000
-        even_below = tie & ((bits >> 23) & 1 == 0) & (bits >= 1 << 23) & (bits < 0xFF << 23)
-        cast = np.where(even_below, (bits & ~np.uint32(0x7FFFFF)).view(np.float32), cast)
-        cast = np.where((bits > 1 << 22) & (bits <= 3 << 21), np.float32(2.0**-127), cast)
+        cast = np.where((bits > 1 << 22) & (bits < 3 << 21), np.float32(2.0**-127), cast)
     return cast

@@ -35,7 +35,7 @@ class Numbers(NamedTuple):
 class Bracket(NamedTuple):
     """The neighbours of a positive magnitude.
 
-    below <= magnitude < above; `fraction` is the share of the gap that truncation discards; `odd` says whether the code
+    below <= magnitude < above; `fraction` is the share of the gap that truncation discards; `odd` says whether the value
     of `below` is odd (then that of `above` is even).
     """
 
@@ -63,10 +63,9 @@ def bracket(magnitude: Fraction, numbers: Any) -> Bracket:
         step = Fraction(2) ** emin
     count = magnitude // step
     below, above = count * step, (count + 1) * step
-    # Codes count the values from zero up, so that a code is odd where the integer significand is. With one significand
-    # bit that integer is always 1, and the code is the exponent field: 2^emin is code 1 after zero, code 0 without one.
-    odd = (e - emin + (int(numbers.zeros) > 0)) % 2 == 1 if p == 1 and e >= emin else count % 2 == 1
-    return Bracket(below, above, (magnitude - below) / step, odd)
+    # With one significand bit every value but zero is odd; of two odd neighbours a tie goes to the larger (IEEE 754-2019,
+    # 4.3.1), which is what an odd lower neighbour means here anyway.
+    return Bracket(below, above, (magnitude - below) / step, count % 2 == 1)
 
 
 def goes_up(around: Bracket, negative: bool, mode: str) -> bool:
@@ -160,8 +159,6 @@ def bracket_array(magnitude: np.ndarray, numbers: Any) -> ArrayBracket:
     in_steps = np.ldexp(significand, np.maximum(e + 1 - scale, -100))
     count = np.floor(in_steps)
     odd = count % 2 == 1
-    if p == 1:
-        odd = np.where(e >= emin, (e - emin + (int(numbers.zeros) > 0)) % 2 == 1, odd)
     with np.errstate(over="ignore"):  # 2^1024 is infinity here, larger than any `largest`, as it should be
         return ArrayBracket(np.ldexp(count, scale), np.ldexp(count + 1, scale), in_steps - count, odd)
 

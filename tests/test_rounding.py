@@ -64,7 +64,7 @@ def test_oracle_knows_worked_examples() -> None:
     assert round_exact(-1e-9, half, "downward") == -(2.0**-24)
     assert math.copysign(1, round_exact(-1e-9, half, "upward")) == -1
     e8m0 = cases.REGISTERED["float8_e8m0fnu"]
-    assert [round_exact(v, e8m0, "nearest_even") for v in (0.75, 1.5, 3.0, 6.0)] == [0.5, 2.0, 2.0, 8.0]
+    assert [round_exact(v, e8m0, "nearest_even") for v in (0.75, 1.5, 3.0, 6.0)] == [1.0, 2.0, 4.0, 8.0]
 
 
 # First oracle: ml_dtypes.
@@ -161,6 +161,7 @@ def test_every_mode_agrees_with_gfloat(name: str) -> None:
     x = x[~np.isnan(x)]
     if name == "float8_e8m0fnu":  # gfloat leaves open what a format without zero makes of zero and of negative values
         x = x[(x >= 2.0**-127) & np.isfinite(x)]
+        x = x[np.frexp(x)[0] != 0.75]  # and breaks ties by the code, where IEEE 754 goes to the larger of two odd values
     x = x[:: max(1, x.size // 500)]
     rounded = rounding(fmt)(padded(x, 4096))
     for mode, theirs in GFLOAT_MODES.items():
@@ -183,11 +184,15 @@ def test_half_gap_law_for_every_value(name: str) -> None:
     gap_up, gap_down = np.append(inner, outer), np.insert(inner, 0, outer)
     odd = np.abs(np.arange(w.size) - w.size // 2) % 2 == 1  # codes count up from zero
     assert w[w.size // 2] == 0
+    ties = {1.0: ~odd, -1.0: ~odd}
+    if fmt.precision == 1:  # every value but zero is odd: a tie goes to the larger magnitude
+        for sign in ties:
+            ties[sign] = np.where(sign * w < 0, np.abs(w) != np.abs(w[w != 0]).min(), w == 0)
     with jax.enable_x64(True):
         for sign, gap in ((1.0, gap_up), (-1.0, gap_down)):
             # One part in 2^30 to either side of half a gap: w + u is still exact in float64.
             for share, unchanged in (
-                (1.0, ~odd),
+                (1.0, ties[sign]),
                 (1 - 2.0**-30, np.ones_like(odd)),
                 (1 + 2.0**-30, np.zeros_like(odd)),
                 (0.5, np.ones_like(odd)),
