@@ -72,10 +72,15 @@ def report(title: str, times: Mapping[str, list[float]], per: Mapping[str, float
         kind = "" if claim.bound is None else f"   {'met' if _met(claim, ratio) else 'MISSED'}: {_bound(claim)}"
         print(f"  {claim.case} / {claim.against}: {ratio:.3f}{kind}")
     if path is not None:
-        figures = {name: {"median": medians[name] / per[name], "all": [v / per[name] for v in values]} for name, values in times.items()}
+        figures = {
+            name: {"median": medians[name] / per[name], "all": [v / per[name] for v in values]}
+            for name, values in times.items()
+        }
         rows = [{**claim._asdict(), "ratio": ratio, "met": _met(claim, ratio)} for claim, ratio in ratios]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"title": title, "unit": unit, "figures": figures, "claims": rows, **_provenance()}, indent=1))
+        path.write_text(
+            json.dumps({"title": title, "unit": unit, "figures": figures, "claims": rows, **_provenance()}, indent=1)
+        )
         print(f"  written to {path}", file=sys.stderr)
     return all(_met(claim, ratio) is not False for claim, ratio in ratios)
 

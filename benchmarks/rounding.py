@@ -78,7 +78,16 @@ def main() -> bool:
             cases[f"{name} {peer}"] = case
             claims.append(Claim(f"{name} {peer}", f"{name} precisionlab", 10.0, at_least=True))
     times = measure(cases, repeats=9)
-    return report("round_to beside its peers, 2^22 float32 in place", times, dict.fromkeys(times, PEER_SIZE * 1e-9), "ns/element", claims) and met
+    return (
+        report(
+            "round_to beside its peers, 2^22 float32 in place",
+            times,
+            dict.fromkeys(times, PEER_SIZE * 1e-9),
+            "ns/element",
+            claims,
+        )
+        and met
+    )
 
 
 if __name__ == "__main__":

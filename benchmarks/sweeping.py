@@ -75,10 +75,20 @@ def main() -> bool:
     times = measure(cases, repeats=9)
     configurations = len(NAMES) * SEEDS * STEPS
     claims = [Claim(name, "by hand, float32, not looking", None) for name in cases if name.startswith("sweep")]
-    met = report("sweep on digits, 64 configurations", times, dict.fromkeys(times, configurations * 1e-6), "us/configuration-step", claims)
+    met = report(
+        "sweep on digits, 64 configurations",
+        times,
+        dict.fromkeys(times, configurations * 1e-6),
+        "us/configuration-step",
+        claims,
+    )
     for name, values in times.items():
         rate = configurations / statistics.median(values)
-        verdict = "" if not name.startswith("sweep, fates in every") else f"   {'met' if rate >= 150_000 else 'MISSED'}: at least 150,000"
+        verdict = (
+            ""
+            if not name.startswith("sweep, fates in every")
+            else f"   {'met' if rate >= 150_000 else 'MISSED'}: at least 150,000"
+        )
         print(f"  {name}: {rate:,.0f} configuration-steps a second{verdict}")
     return met
 

@@ -1,6 +1,7 @@
 """What a number format does to training: exact roundings under jit, and a tracker of the updates that they lose."""
 
 from precisionlab import optimizers, problems
+from precisionlab.checks import DoubleRoundingWarning, check_format
 from precisionlab.formats import (
     BFLOAT16,
     FLOAT4_E2M1FN,
@@ -19,10 +20,7 @@ from precisionlab.formats import (
     FLOAT64,
     FORMATS,
     TFLOAT32,
-    DoubleRoundingWarning,
     Format,
-    check_format,
-    finite_values,
     fixed_point,
     ieee_format,
     name_of,
@@ -30,11 +28,10 @@ from precisionlab.formats import (
     stack_formats,
     unit_roundoff,
 )
-from precisionlab.grids import neighbors, ulp
+from precisionlab.grids import finite_values, neighbors, ulp
 from precisionlab.landing import expected_lost_fraction, landing_threshold
-from precisionlab.policy import Policy
-from precisionlab.randomness import counter_hash
-from precisionlab.rounding import (
+from precisionlab.loops import chunks, run, sweep, sweep_chunks
+from precisionlab.modes import (
     MODES,
     Mode,
     Stochastic,
@@ -42,13 +39,15 @@ from precisionlab.rounding import (
     mode_name,
     nearest_away,
     nearest_even,
-    round_to,
     stochastic,
     stochastic_bits,
     to_odd,
     toward_zero,
     upward,
 )
+from precisionlab.policy import Policy
+from precisionlab.randomness import counter_hash
+from precisionlab.rounding import round_to
 from precisionlab.stagnation import (
     HISTOGRAM_EDGES,
     Ages,
@@ -61,7 +60,7 @@ from precisionlab.stagnation import (
     total,
     update_ages,
 )
-from precisionlab.training import Record, State, chunks, make_step, run, start, sweep, sweep_chunks
+from precisionlab.training import Record, State, make_step, start
 
 __all__ = [
     "BFLOAT16",

@@ -14,7 +14,17 @@ from jax import lax
 
 from precisionlab._typing import Array
 
-__all__ = ["CARRIERS", "FLOAT32_CARRIER", "FLOAT64_CARRIER", "Carrier", "carrier_of", "from_bits", "power_of_two", "to_bits"]
+__all__ = [
+    "CARRIERS",
+    "FLOAT32_CARRIER",
+    "FLOAT64_CARRIER",
+    "Carrier",
+    "carrier_of",
+    "from_bits",
+    "power_of_two",
+    "to_bits",
+    "uncontracted",
+]
 
 
 class Carrier(NamedTuple):
@@ -100,6 +110,14 @@ def to_bits(x: Array, carrier: Carrier) -> Array:
 def from_bits(bits: Array, carrier: Carrier) -> Array:
     """Carrier values from their bits."""
     return lax.bitcast_convert_type(bits, carrier.dtype)
+
+
+def uncontracted(x: Array) -> Array:
+    """x, kept apart from a sum that follows, so that a product in it is rounded before it is added.
+
+    CPU compilers contract a * b + c into one rounding, through barriers and bitcasts; a select on NaN they leave alone.
+    """
+    return jnp.where(x == x, x, jnp.asarray(jnp.nan, x.dtype))
 
 
 def power_of_two(exponent: Array, carrier: Carrier) -> Array:

@@ -12,17 +12,12 @@ grid is the same thing with every value below 2^emin, where that spacing is cons
 
 import math
 import operator
-import warnings
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-
-from precisionlab.carriers import CARRIERS, Carrier, carrier_of
 
 __all__ = [
     "BFLOAT16",
@@ -42,21 +37,16 @@ __all__ = [
     "FLOAT64",
     "FORMATS",
     "TFLOAT32",
-    "DoubleRoundingWarning",
     "Format",
-    "check_format",
-    "finite_values",
+    "describe_numbers",
     "fixed_point",
     "ieee_format",
+    "is_concrete",
     "name_of",
     "saturating",
     "stack_formats",
     "unit_roundoff",
 ]
-
-
-class DoubleRoundingWarning(UserWarning):
-    """Arithmetic in the carrier followed by a rounding to the format may round twice."""
 
 
 class Format(NamedTuple):
@@ -145,8 +135,8 @@ def fixed_point(integer_bits: int, fraction_bits: int) -> Format:
         ValueError: if no bit is left, or if the numbers are not whole.
 
     Example:
-        >>> finite_values(fixed_point(1, 1)).tolist()
-        [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+        >>> fixed_point(1, 1)
+        Format(precision=3, emin=1, largest=1.5, overflow=1.5, subnormals=True, zeros=1)
     """
     integer_bits = _whole("fixed_point: integer_bits", integer_bits, -1000, 1000)
     fraction_bits = _whole("fixed_point: fraction_bits", fraction_bits, -1000, 1000)
@@ -157,8 +147,8 @@ def fixed_point(integer_bits: int, fraction_bits: int) -> Format:
         )
     if integer_bits + fraction_bits > 52:
         raise ValueError(
-            f"fixed_point: integer_bits={integer_bits} and fraction_bits={fraction_bits} are {integer_bits + fraction_bits} bits "
-            f"together; a float64 carrier holds at most 52."
+            f"fixed_point: integer_bits={integer_bits} and fraction_bits={fraction_bits} are "
+            f"{integer_bits + fraction_bits} bits together; a float64 carrier holds at most 52."
         )
     largest = float(Fraction(2) ** integer_bits - Fraction(2) ** -fraction_bits)
     return Format(integer_bits + fraction_bits + 1, integer_bits, largest, largest, zeros=1)
@@ -209,35 +199,6 @@ def stack_formats(formats: Sequence[Format]) -> Format:
     return Format(*(jnp.asarray(column, kind) for kind, column in zip(kinds, zip(*formats, strict=True), strict=True)))
 
 
-def finite_values(fmt: Format) -> np.ndarray:
-    """Every finite value of a format, ascending, in float64; zero appears once.
-
-    Args:
-        fmt: a concrete format of at most 2^20 values.
-
-    Raises:
-        ValueError: if the format has more values than that.
-
-    Example:
-        >>> finite_values(FLOAT4_E2M1FN)[7:].tolist()
-        [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-    """
-    check_format(fmt)
-    p, emin = int(fmt.precision), int(fmt.emin)
-    top = math.frexp(fmt.largest)[1] - 1
-    count = (max(top, emin - 1) - emin + 2) << (p - 1)
-    if count > 1 << 19:
-        raise ValueError(
-            f"finite_values: {_describe(fmt)} has about {2 * count:,} values; list at most {1 << 20:,}. Sample it instead."
-        )
-    significands = np.arange(1 << (p - 1), 1 << p, dtype=np.float64)
-    normal = [np.ldexp(significands, e - p + 1) for e in range(emin, top + 1)]
-    below = np.ldexp(np.arange(1, 1 << (p - 1), dtype=np.float64), emin - p + 1) if fmt.subnormals else np.empty(0)
-    positive = np.concatenate([below, *normal])
-    positive = positive[positive <= fmt.largest]
-    return positive if fmt.zeros == 0 else np.concatenate([-positive[::-1], np.zeros(1), positive])
-
-
 def name_of(fmt: Format) -> str:
     """The registered name of a format, or its numbers written out.
 
@@ -245,102 +206,7 @@ def name_of(fmt: Format) -> str:
         >>> name_of(ieee_format(5, 10))
         'float16'
     """
-    return next((name for name, known in FORMATS.items() if known == fmt), _describe(fmt))
-
-
-def check_format(fmt: Format, carrier: Any = None) -> None:
-    """Whether the format makes sense and its values, and roundings to it, are exact in a carrier.
-
-    Three answers: it raises (wrong), it warns (right, but `round_to(a + b)` in this carrier may round twice and so differ
-    from one correct rounding, because the carrier has fewer than 2p + 2 bits), or it is silent (right).
-
-    Args:
-        fmt: a concrete format.
-        carrier: float32 or float64, as a dtype or its name; None checks the numbers alone.
-
-    Raises:
-        ValueError: if the numbers are no format, or if the carrier cannot hold it.
-
-    Warns:
-        DoubleRoundingWarning: as above. Double rounding is innocuous for + - * / and sqrt when carrier bits >= 2p + 2
-            (S. Figueroa, "When is double rounding innocuous?", 1995).
-
-    Example:
-        >>> check_format(BFLOAT16, "float32")
-        >>> check_format(FLOAT64, "float32")
-        Traceback (most recent call last):
-        ...
-        ValueError: check_format: float64 does not fit its carrier float32: it needs 53 significand bits, ...
-    """
-    if not is_concrete(fmt):
-        raise TypeError("check_format: the format holds arrays or traced numbers; check it before it is stacked or traced.")
-    check_numbers(fmt)
-    if carrier is None:
-        return
-    held = carrier_of(carrier, "check_format")
-    require_fits(fmt, held, "check_format")
-    p = int(fmt.precision)
-    if held.precision < 2 * p + 2 and (p, fmt.emin) != (held.precision, held.emin):
-        name = np.dtype(held.dtype).name
-        advice = "use the float64 carrier" if name == "float32" and 2 * p + 2 <= 53 else "no wider carrier helps"
-        warnings.warn(
-            f"check_format: {name_of(fmt)} has {p} significand bits and its carrier {name} has {held.precision}; below "
-            f"2p + 2 = {2 * p + 2} an operation in the carrier followed by a rounding may round twice; {advice}.",
-            DoubleRoundingWarning,
-            stacklevel=2,
-        )
-
-
-@lru_cache(maxsize=1024)
-def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
-    """Raise unless every value of the concrete format is a value of the carrier."""
-    check_numbers(fmt)
-    p, emin, largest = int(fmt.precision), int(fmt.emin), float(fmt.largest)
-    name = np.dtype(carrier.dtype).name
-    bare = int(fmt.zeros == 0)  # e8m0 reaches one binade below the normals of float32, where one bit is still enough
-    problems = []
-    if p > carrier.precision:
-        problems.append(f"it needs {p} significand bits, the carrier has {carrier.precision}")
-    if emin < carrier.emin - bare:
-        problems.append(f"its smallest normal is 2^{emin}, the carrier's 2^{carrier.emin}")
-    if largest > float(np.finfo(carrier.dtype).max):
-        problems.append(f"its largest value is {largest:g}, the carrier's {float(np.finfo(carrier.dtype).max):g}")
-    grid = emin - p + 1 if fmt.subnormals else emin
-    if grid < carrier.emin - carrier.fraction_bits:
-        problems.append(f"its spacing is 2^{grid}, the carrier's 2^{carrier.emin - carrier.fraction_bits}")
-    if problems:
-        wider = "use the float64 carrier (jax.enable_x64)" if name == "float32" else "choose a smaller format"
-        raise ValueError(f"{where}: {name_of(fmt)} does not fit its carrier {name}: {'; '.join(problems)}; {wider}.")
-
-
-@lru_cache(maxsize=1024)
-def check_numbers(fmt: Format) -> None:
-    """Raise unless the numbers of a concrete format make sense together."""
-    p, emin, largest, overflow, subnormals, zeros = fmt
-    for field, value in (("largest", largest), ("overflow", overflow)):
-        if not isinstance(value, int | float | np.number) or isinstance(value, bool):
-            raise ValueError(f"Format: {field} must be a number; got {value!r}.")
-    for field, value in (("precision", p), ("emin", emin), ("zeros", zeros)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise ValueError(f"Format: {field} must be a whole number; got {value!r}.")
-    if not 1 <= p <= 53:
-        raise ValueError(f"Format: precision counts significand bits with the hidden one, 1 to 53; got {p}.")
-    if zeros not in (0, 1, 2):
-        raise ValueError(f"Format: zeros must be 2 (+0 and -0), 1 (+0 alone) or 0 (neither zero nor sign); got {zeros}.")
-    if subnormals not in (True, False):
-        raise ValueError(f"Format: subnormals must be True or False; got {subnormals!r}.")
-    if zeros == 0 and (p != 1 or subnormals):
-        raise ValueError("Format: zeros=0 means bare powers of two: it needs precision=1 and subnormals=False.")
-    if not (math.isfinite(largest) and largest > 0):
-        raise ValueError(f"Format: largest must be a finite positive number; got {largest!r}.")
-    spacing = Fraction(2) ** (max(math.frexp(largest)[1] - 1, emin) - p + 1)
-    if Fraction(largest) % spacing or (not subnormals and largest < Fraction(2) ** emin):
-        raise ValueError(
-            f"Format: largest={largest!r} is not a value of a format with precision={p} and emin={emin}, whose spacing "
-            f"there is {float(spacing)!r}."
-        )
-    if not (math.isnan(overflow) or overflow in (math.inf, largest)):
-        raise ValueError(f"Format: overflow must be inf, nan, or largest={largest!r} to saturate; got {overflow!r}.")
+    return next((name for name, known in FORMATS.items() if known == fmt), describe_numbers(fmt))
 
 
 def _whole(what: str, value: Any, low: int, high: int) -> int:
@@ -353,7 +219,8 @@ def _whole(what: str, value: Any, low: int, high: int) -> int:
     return whole
 
 
-def _describe(fmt: Format) -> str:
+def describe_numbers(fmt: Format) -> str:
+    """The numbers of a format, written out."""
     return f"Format({', '.join(f'{field}={value}' for field, value in fmt._asdict().items())})"
 
 

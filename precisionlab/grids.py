@@ -10,6 +10,7 @@ x and its neighbours are integer arithmetic on these three words. Where the form
 second term vanishes, the base with it, and the whole ladder is one uniform grid: that case costs a third of the operations.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,9 +18,20 @@ import numpy as np
 
 from precisionlab._typing import Array, Float
 from precisionlab.carriers import Carrier, carrier_of, from_bits, power_of_two, to_bits
-from precisionlab.formats import Format, is_concrete, require_fits
+from precisionlab.checks import check_format, require_fits
+from precisionlab.formats import Format, describe_numbers, is_concrete
 
-__all__ = ["Place", "as_carrier", "keep", "locate", "neighbors", "smallest_positive", "spacing_exponent", "ulp"]
+__all__ = [
+    "Place",
+    "as_carrier",
+    "finite_values",
+    "keep",
+    "locate",
+    "neighbors",
+    "smallest_positive",
+    "spacing_exponent",
+    "ulp",
+]
 
 
 class Place(NamedTuple):
@@ -47,7 +59,9 @@ def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
     """The place of magnitudes (carrier bits without the sign) on the grid of a format."""
     t, word = carrier.fraction_bits, carrier.word
     hidden, drop = word(1 << t), word(t + 1) - word(fmt.precision)
-    several_bits = is_number(fmt.precision) and fmt.precision > 1  # with one, the bit that tells odd from even is the hidden one
+    several_bits = (
+        is_number(fmt.precision) and fmt.precision > 1
+    )  # with one, the bit that tells odd from even is the hidden one
     if several_bits and _is(fmt.emin, carrier.emin) and _is(fmt.subnormals, True) and _nonzero(fmt.zeros):
         return Place(magnitude, None, drop)
     # Biased, wrapping to zero for e8m0, whose smallest power of two is a subnormal of float32.
@@ -121,6 +135,37 @@ def _check(x: Any, fmt: Format, where: str) -> tuple[Array, Carrier]:
     return array, carrier
 
 
+def finite_values(fmt: Format) -> np.ndarray:
+    """Every finite value of a format, ascending, in float64; zero appears once.
+
+    Args:
+        fmt: a concrete format of at most 2^20 values.
+
+    Raises:
+        ValueError: if the format has more values than that.
+
+    Example:
+        >>> from precisionlab.formats import FLOAT4_E2M1FN
+        >>> finite_values(FLOAT4_E2M1FN)[7:].tolist()
+        [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    """
+    check_format(fmt)
+    p, emin = int(fmt.precision), int(fmt.emin)
+    top = math.frexp(fmt.largest)[1] - 1
+    count = (max(top, emin - 1) - emin + 2) << (p - 1)
+    if count > 1 << 19:
+        raise ValueError(
+            f"finite_values: {describe_numbers(fmt)} has about {2 * count:,} values; at most {1 << 20:,} can be listed; "
+            f"sample it instead."
+        )
+    significands = np.arange(1 << (p - 1), 1 << p, dtype=np.float64)
+    normal = [np.ldexp(significands, e - p + 1) for e in range(emin, top + 1)]
+    below = np.ldexp(np.arange(1, 1 << (p - 1), dtype=np.float64), emin - p + 1) if fmt.subnormals else np.empty(0)
+    positive = np.concatenate([below, *normal])
+    positive = positive[positive <= fmt.largest]
+    return positive if fmt.zeros == 0 else np.concatenate([-positive[::-1], np.zeros(1), positive])
+
+
 def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
     """The spacing of the format's values in the binade of x.
 
@@ -142,7 +187,9 @@ def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
     array, carrier = _check(x, fmt, "ulp")
     magnitude = to_bits(array, carrier) & carrier.word(carrier.sign - 1)
     spacing = power_of_two(spacing_exponent(magnitude, fmt, carrier), carrier)
-    return jnp.where(magnitude >= carrier.word(carrier.infinity), jnp.asarray(jnp.nan, array.dtype), from_bits(spacing, carrier))
+    return jnp.where(
+        magnitude >= carrier.word(carrier.infinity), jnp.asarray(jnp.nan, array.dtype), from_bits(spacing, carrier)
+    )
 
 
 def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

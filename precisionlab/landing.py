@@ -1,25 +1,24 @@
 """What would land, from the format alone.
 
 **The half-gap law.** Under round-to-nearest-even, w + u rounds back to w exactly when |u| is below half the gap between w and
-its neighbour on u's side, or equals it while w's last bit is even (with a single significand bit: while w is the larger of the two
-or zero). Towards zero from a power of two the gap, and so the
-threshold, is half as wide. No training is needed to know which updates a format cannot see.
+its neighbour on u's side, or equals it while w's last bit is even. (With a single significand bit only zero is even, and of two
+powers of two the larger keeps the tie.) Towards zero from a power of two the gap, and so the threshold, is half as wide. No
+training is needed to know which updates a format cannot see.
 """
 
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, Float
 from precisionlab.carriers import from_bits, to_bits
-from precisionlab.formats import Format, is_concrete, require_fits
+from precisionlab.checks import require_fits
+from precisionlab.formats import Format, is_concrete
 from precisionlab.grids import as_carrier, is_number, largest_bits, locate, neighbors, spacing_exponent
 from precisionlab.rounding import round_to
 
 __all__ = ["expected_lost_fraction", "landing_threshold"]
 
 
-def landing_threshold(
-    w: Float[Array, "..."] | float, fmt: Format
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def landing_threshold(w: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """The smallest updates that move w under nearest_even: in exact arithmetic, w + u no longer rounds to w.
 
     Args:
@@ -61,10 +60,8 @@ def landing_threshold(
         normal = word(jnp.maximum(half + carrier.bias, 0)) << word(t)
         subnormal = word(1) << word(jnp.clip(half - smallest, 0, t))
         exact = jnp.where(half >= carrier.emin, normal, subnormal)
-        # Zero is even, so it wins the tie against whatever lies next to it, 2^emin in a format without subnormals included.
-        tie_moves = odd | word((beside == 0) & (magnitude != 0))
         # Half a gap that the carrier cannot write is passed by its smallest number already.
-        moved = jnp.where(half >= smallest, exact + (word(1) - tie_moves), exact)
+        moved = jnp.where(half >= smallest, exact + stays, exact)
         # Without a zero the smallest value stays until nothing is left of it, and that is no number.
         return from_bits(jnp.where(beside > word(carrier.infinity), magnitude, moved), carrier)
 
@@ -78,9 +75,7 @@ def landing_threshold(
     return jnp.where(finite, up, nan), jnp.where(finite, down, nan)
 
 
-def expected_lost_fraction(
-    w: Float[Array, "..."], update_size: Float[Array, "..."] | float, fmt: Format
-) -> Float[Array, ""]:
+def expected_lost_fraction(w: Float[Array, "..."], update_size: Float[Array, "..."] | float, fmt: Format) -> Float[Array, ""]:
     """The share of updates of a given size that nearest_even would lose, up and down being equally likely.
 
     Args:

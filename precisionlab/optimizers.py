@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import CARRIERS, to_bits
-from precisionlab.formats import FORMATS, Format, check_numbers, name_of
-from precisionlab.rounding import Mode, Stochastic, check_mode, nearest_even, round_to
+from precisionlab.carriers import CARRIERS, to_bits, uncontracted
+from precisionlab.checks import check_numbers
+from precisionlab.formats import FORMATS, Format, name_of
+from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
+from precisionlab.rounding import round_to
 from precisionlab.stagnation import Ages, Tally, start_ages, tally, update_ages, widened
 
 __all__ = ["Record", "RoundParamsState", "TrackState", "apply_updates", "round_params", "stagnation", "stored_sum", "track"]
@@ -153,6 +154,10 @@ def _floating_pair(params: PyTree[Any], updates: PyTree[Any]) -> tuple[PyTree[An
             f"track: the updates are not the same tree as the parameters: {structures[1]} against {structures[0]}; pass the "
             f"gradients of these parameters."
         )
+    for (path, leaf), step in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True):
+        if jnp.shape(leaf) != jnp.shape(step):
+            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
+            raise ValueError(f"track: at {where}, the update has shape {jnp.shape(step)} and the parameter {jnp.shape(leaf)}.")
     steps = jax.tree.map(lambda leaf, step: step if _is_floating(leaf) else None, params, updates)
     return _floating(params), steps
 
@@ -173,15 +178,17 @@ def stored_sum(leaf: Array, update: Array) -> Array:
     """What `optax.apply_updates` stores for `leaf + update`, as a value of the carrier, with the rounding made explicit.
 
     Optax adds in the promoted type and casts once. Left to the compiler, under jit that cast may be elided from a copy made
-    for looking at; rounding by integers is not.
+    for looking at; rounding by integers is not. Where Optax refuses (8 bits and fewer beside anything wider) it is the sum that
+    `apply_updates` makes.
     """
-    promoted = jnp.promote_types(leaf.dtype, update.dtype) if _promotes(leaf.dtype, update.dtype) else jnp.dtype(jnp.float32)
-    carrier = jnp.float64 if promoted == jnp.float64 else jnp.float32
-    result = leaf.astype(carrier) + update.astype(carrier)
-    name = leaf.dtype.name
-    if name in CARRIERS:
-        return result.astype(leaf.dtype)
-    return round_to(result, FORMATS[name])
+    # Values as stored: a compiler may see through the cast that made a narrow update.
+    wide, step = widened(leaf), widened(update)
+    if wide.dtype != step.dtype:
+        wide, step = wide.astype(jnp.float64), step.astype(jnp.float64)
+    if leaf.dtype.name in CARRIERS:
+        return (wide + step).astype(leaf.dtype)
+    result = wide + step if _promotes(leaf.dtype, update.dtype) else _sum_to_odd(wide, step)
+    return round_to(result, FORMATS[leaf.dtype.name])
 
 
 def _promotes(a: Any, b: Any) -> bool:
@@ -259,16 +266,17 @@ def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array
             raise ValueError(f"apply_updates: at {where}, the update has shape {u.shape} and the parameter {w.shape}.")
         if not _is_floating(w) or w.dtype.name not in FORMATS or w.dtype.name in CARRIERS:
             with jax.numpy_dtype_promotion("standard"):
-                return jnp.asarray(w + u.astype(jnp.promote_types(w.dtype, u.dtype) if w.dtype.itemsize > 1 else w.dtype)).astype(w.dtype)
-        carrier = CARRIERS["float64" if u.dtype == jnp.float64 else "float32"]
-        exact = _sum_to_odd(w.astype(carrier.dtype), u.astype(carrier.dtype))
-        return round_to(exact, FORMATS[w.dtype.name]).astype(w.dtype)
+                return jnp.asarray(w + (widened(u) if _is_floating(u) else u)).astype(w.dtype)
+        wide, step = widened(w), widened(u)
+        if wide.dtype != step.dtype:
+            wide = wide.astype(jnp.float64)
+        return round_to(_sum_to_odd(wide, uncontracted(step)), FORMATS[w.dtype.name]).astype(w.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, params, updates, **none)
 
 
 def _sum_to_odd(a: Array, b: Array) -> Array:
-    """a + b rounded to odd in the carrier: a later rounding to fewer bits is then a rounding of the exact sum.
+    """A + b rounded to odd in the carrier: a later rounding to fewer bits is then a rounding of the exact sum.
 
     The error of the rounded sum is itself a float (O. Moller, D. Knuth: TwoSum); where it is not zero the last bit of the
     result is made odd, towards the error (S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
@@ -296,8 +304,9 @@ class RoundParamsState(NamedTuple):
 def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
     """Change updates so that adding them lands on the grid of a format; last in a chain.
 
-    With w in a wider dtype (or natively in the format's own), w + u' is exactly `round_to(w + u, fmt, mode)`. Costs no memory
-    beyond one counter.
+    With w on the grid already, in a wider dtype or natively in the format's own, w + u' is exactly `round_to(w + u, fmt, mode)`.
+    Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond one
+    counter.
 
     Args:
         fmt: the format of the weights.
@@ -344,7 +353,7 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
             if step.dtype != wide.dtype:
                 wide, step = wide.astype(jnp.float64), step.astype(jnp.float64)
             bits = None if key is None else jax.random.fold_in(key, index)
-            return round_to(wide + step, fmt, mode, key=bits) - wide
+            return round_to(wide + uncontracted(step), fmt, mode, key=bits) - wide
 
         rounded = [leaf(index, w, u) for index, (w, u) in enumerate(zip(weights, leaves, strict=True))]
         return jax.tree.unflatten(structure, rounded), RoundParamsState(state.count + 1)

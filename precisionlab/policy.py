@@ -10,11 +10,9 @@ dtype, or None for "left as it is" (float32, the carrier).
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from precisionlab.formats import FLOAT32, Format, is_concrete, name_of, require_fits, stack_formats
 from precisionlab.carriers import FLOAT32_CARRIER
+from precisionlab.checks import require_fits
+from precisionlab.formats import FLOAT32, Format, is_concrete, name_of, stack_formats
 
 __all__ = ["Policy", "check_policy", "describe", "stack_policies"]
 
@@ -106,7 +104,11 @@ def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Callable[[Policy
             continue
         formats = [FLOAT32 if fmt is None else fmt for fmt in formats]
         columns = stack_formats(formats)
-        same = {field: getattr(formats[0], field) for field in ("subnormals", "zeros") if len({getattr(fmt, field) for fmt in formats}) == 1}
+        same = {
+            field: getattr(formats[0], field)
+            for field in ("subnormals", "zeros")
+            if len({getattr(fmt, field) for fmt in formats}) == 1
+        }
         stacked[site] = columns._replace(**dict.fromkeys(same))
         shared[site] = same
 

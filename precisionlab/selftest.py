@@ -65,8 +65,7 @@ def _facts() -> tuple[Check, ...]:
         for name, (flushed, equal) in backend.subnormal_arithmetic().items()
     )
     casts = "; ".join(
-        f"{name} {'flushes them to 0' if flushed else 'keeps them'}"
-        for name, flushed in backend.flushed_casts().items()
+        f"{name} {'flushes them to 0' if flushed else 'keeps them'}" for name, flushed in backend.flushed_casts().items()
     )
     return (
         Check(
@@ -151,8 +150,7 @@ def _rows() -> Check:
     cases = ((np.float64, 16_385), (np.float32, 32_769))
     counts = [canaries.wrong_rows(dtype, rows) for dtype, rows in cases]
     facts = [
-        f"{count:,} of {rows:,} {dtype.__name__} rows are wrong"
-        for count, (dtype, rows) in zip(counts, cases, strict=True)
+        f"{count:,} of {rows:,} {dtype.__name__} rows are wrong" for count, (dtype, rows) in zip(counts, cases, strict=True)
     ]
     return _canary(
         "wrong_rows",

@@ -50,7 +50,7 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
 
 
 def test_every_module_has_a_floor():
-    assert sorted(floors()) == sorted(modules())
+    assert set(floors()) == set(modules())
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
@@ -70,13 +70,15 @@ def test_the_host_half_knows_no_jax(name):
         assert not any(part.split(".")[0] in ("jax", "jaxlib", "optax") for part in names)
 
 
-def test_top_level_names_are_sorted_and_exist():
-    assert precisionlab.__all__ == sorted(precisionlab.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
-    assert all(hasattr(precisionlab, name) for name in precisionlab.__all__)
+def test_top_level_names_exist_once():
+    names = precisionlab.__all__
+    assert len(set(names)) == len(names)
+    assert all(hasattr(precisionlab, name) for name in names)
 
 
 def test_ci_runs_the_readme_s_test_command():
-    commands = re.findall(r"```sh\n(.+?)\n```", (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0], re.DOTALL)
+    section = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
+    commands = re.findall(r"```sh\n(.+?)\n```", section, re.DOTALL)
     assert len(commands) == 2
     assert commands[0].endswith("precisionlab run")
     assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()

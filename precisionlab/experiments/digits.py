@@ -8,6 +8,7 @@ rounding, which lands small updates in proportion to their size, trains further 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from precisionlab._nearest import allowed_names
 from precisionlab.configs import ConfigError, config_as_dict
 from precisionlab.experiments.base import BINS, FATES, SUMS, Experiment, Journal, MemoryJournal, Progress, train_arms
 from precisionlab.formats import FORMATS
+from precisionlab.modes import MODES
 from precisionlab.policy import Policy
 from precisionlab.problems import digits as digits_problem
-from precisionlab.rounding import MODES
 from precisionlab.runs.results import Claim, Labelled, Result
 from precisionlab.runs.summary import interval, paired_ratio_interval
 from precisionlab.stagnation import HISTOGRAM_EDGES
@@ -225,7 +226,7 @@ def _claims(config: DigitsConfig, samples: Mapping[str, np.ndarray]) -> tuple[Cl
     if "nearest_even" in config.modes:
         nearest = config.modes.index("nearest_even")
         order = sorted(range(len(config.formats)), key=lambda i: -FORMATS[config.formats[i]].precision)
-        for finer, coarser in zip(order, order[1:], strict=False):
+        for finer, coarser in pairwise(order):
             if FORMATS[config.formats[finer]].precision == FORMATS[config.formats[coarser]].precision:
                 continue
             more = stagnated[coarser, nearest] - stagnated[finer, nearest]

@@ -142,9 +142,7 @@ def sgd_variance(eigenvalues: np.ndarray, lr: float, noise: float) -> np.ndarray
     return np.where(settles, (lr * noise) ** 2 / np.where(settles, 1 - contraction, 1), np.inf)
 
 
-def least_squares(
-    n: int = 64, d: int = 16, seed: int = 0, noise: float = 0.1, batch_size: int | None = None
-) -> Problem:
+def least_squares(n: int = 64, d: int = 16, seed: int = 0, noise: float = 0.1, batch_size: int | None = None) -> Problem:
     """Linear regression on random data: y = X w + noise, all entries normal.
 
     Parameters are `{"weight": (d,)}`. A batch is `(rows of X, entries of y)`. Metrics: `loss`, of all rows, and

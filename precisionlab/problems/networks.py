@@ -77,9 +77,7 @@ def mlp_apply(
     return hidden
 
 
-def transformer_init(
-    key: PRNGKeyArray, context: int = 32, width: int = 64, heads: int = 4, layers: int = 2
-) -> dict[str, Any]:
+def transformer_init(key: PRNGKeyArray, context: int = 32, width: int = 64, heads: int = 4, layers: int = 2) -> dict[str, Any]:
     """Parameters of the transformer, as nested dicts such as `params["block1"]["attention"]["query"]`.
 
     Matrices are normal with variance 1 / inputs, those that write into the residual stream 1 / (2 layers) of that; norm

@@ -123,8 +123,7 @@ def text(
     shortest = min(len(corpus.train), len(corpus.test))
     if context >= shortest:
         raise ValueError(
-            f"text: context={context} leaves no window in a part of {shortest:,} bytes; shorten it or raise "
-            f"limit={limit}."
+            f"text: context={context} leaves no window in a part of {shortest:,} bytes; shorten it or raise limit={limit}."
         )
     train_bytes = jnp.asarray(corpus.train)
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import sys
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from precisionlab.formats import FLOAT8_E4M3FN, FLOAT8_E5M2, ieee_format
 from precisionlab.problems import (
     ACTIVATIONS,
     PROBLEMS,
@@ -20,6 +20,7 @@ from precisionlab.problems import (
     mlp_init,
     uniform_indices,
 )
+from precisionlab.rounding import round_to
 
 
 def reference_logits(params, images, activation):
@@ -194,17 +195,10 @@ def test_training_learns():
     assert float(metrics["train_loss"]) < 0.15
 
 
-def test_sixteenths_survive_every_format_of_four_bits():
-    """The claim of the module docstring, exactly: k/16 has at most four significant bits, but 17/16 has five."""
-
-    def significant_bits(value: Fraction) -> int:
-        odd = value.numerator
-        while odd and odd % 2 == 0:
-            odd //= 2
-        return odd.bit_length()
-
-    assert max(significant_bits(Fraction(k, 16)) for k in range(17)) == 4
-    assert significant_bits(Fraction(17, 16)) == 5
+def test_pixels_survive_every_format_of_four_bits():
+    pixels = jnp.asarray(np.unique(load_digits().train_images))
+    for fmt, kept in ((FLOAT8_E4M3FN, 17), (ieee_format(5, 3), 17), (FLOAT8_E5M2, 13)):
+        assert int(jnp.sum(round_to(pixels, fmt) == pixels)) == kept
 
 
 @pytest.mark.parametrize(
