@@ -1,6 +1,7 @@
 """What a number format does to training: exact roundings under jit, and a tracker of the updates that they lose."""
 
 from precisionlab import optimizers, problems
+from precisionlab.ages import Ages, mean_age, never_moved_fraction, start_ages, update_ages
 from precisionlab.checks import DoubleRoundingWarning, check_format
 from precisionlab.formats import (
     BFLOAT16,
@@ -48,18 +49,7 @@ from precisionlab.modes import (
 from precisionlab.policy import Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import (
-    HISTOGRAM_EDGES,
-    Ages,
-    Tally,
-    by_path,
-    mean_age,
-    never_moved_fraction,
-    start_ages,
-    tally,
-    total,
-    update_ages,
-)
+from precisionlab.stagnation import HISTOGRAM_EDGES, Tally, by_path, tally, total
 from precisionlab.training import Record, State, make_step, start
 
 __all__ = [

@@ -13,7 +13,8 @@ def main() -> None:
         if (missing.name or "").startswith("precisionlab"):
             raise
         print(
-            f"precisionlab: the command line needs {missing.name}, which is not installed; run pip install 'precisionlab[lab]'.",
+            f"precisionlab: the command line needs {missing.name}, which is not installed; "
+            "run pip install 'precisionlab[lab]'.",
             file=sys.stderr,
         )
         sys.exit(1)

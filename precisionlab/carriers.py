@@ -19,6 +19,7 @@ __all__ = [
     "FLOAT32_CARRIER",
     "FLOAT64_CARRIER",
     "Carrier",
+    "as_float64",
     "carrier_of",
     "from_bits",
     "power_of_two",
@@ -110,6 +111,20 @@ def to_bits(x: Array, carrier: Carrier) -> Array:
 def from_bits(bits: Array, carrier: Carrier) -> Array:
     """Carrier values from their bits."""
     return lax.bitcast_convert_type(bits, carrier.dtype)
+
+
+def as_float64(x: Array) -> Array:
+    """Float32 or float64 values as float64, exactly (float64 must be enabled).
+
+    The cast itself flushes the subnormals of float32 on CPUs; as integers, in units of the smallest of them, they pass.
+    """
+    if x.dtype == jnp.float64:
+        return x
+    bits = to_bits(x, FLOAT32_CARRIER)
+    size = bits & FLOAT32_CARRIER.word(FLOAT32_CARRIER.sign - 1)
+    units = size.astype(jnp.float64) * 2.0**-149
+    subnormal = size < FLOAT32_CARRIER.word(1 << FLOAT32_CARRIER.fraction_bits)
+    return jnp.where(subnormal, jnp.where(bits == size, units, -units), x.astype(jnp.float64))
 
 
 def uncontracted(x: Array) -> Array:

@@ -32,7 +32,7 @@ def chunks(
 
     Args:
         step: from `make_step`.
-        state: where to begin; its buffers are donated.
+        state: where to begin.
         batch: `batch(key)` gives the batch of one step, jittable.
         formats: the formats of the simulated sites.
         steps: how many steps remain to be made.
@@ -60,8 +60,7 @@ def run(
 
     Args:
         step: from `make_step`.
-        state: from `start`, or the last state of an earlier run, which this one then continues bit for bit. Its buffers are
-            donated.
+        state: from `start`, or the last state of an earlier run, which this one then continues bit for bit.
         batch: `batch(key)` gives the batch of one step, jittable.
         formats: the formats of the simulated sites.
         steps: how many steps to make.
@@ -152,14 +151,10 @@ def sweep(
     Raises:
         ValueError: if there are no formats or no seeds.
     """
-    records = []
-    final = None
-    for final, record in sweep_chunks(step, begin, batch, formats, seeds, steps=steps, chunk=chunk):  # noqa: B007
-        records.append(record)
-    assert final is not None
+    states, records = zip(*sweep_chunks(step, begin, batch, formats, seeds, steps=steps, chunk=chunk), strict=True)
     moved = read_records(records, axis=0)
     ahead = partial(jnp.moveaxis, source=0, destination=2)
-    return final, moved._replace(loss=ahead(moved.loss), tally=jax.tree.map(ahead, moved.tally))
+    return states[-1], moved._replace(loss=ahead(moved.loss), tally=jax.tree.map(ahead, moved.tally))
 
 
 def _advance(one: Callable[[State, Policy], tuple[State, Record]]) -> Callable[..., tuple[State, Record]]:
@@ -178,11 +173,10 @@ def _chunked(
     done = 0
     while done < steps:
         length = min(chunk or steps, steps - done)
-        state, record = jax.block_until_ready(advance(state, formats, length=length))
+        # The caller may keep the state given or yielded (with it the parameters and the key): what is donated is a copy.
+        state, record = jax.block_until_ready(advance(jax.tree.map(jnp.copy, state), formats, length=length))
         done += length
         yield state, record
-        # The caller may have kept the yielded state; the next call donates its own copy.
-        state = jax.tree.map(jnp.copy, state)
 
 
 def read_records(records: Sequence[Record], axis: int) -> Record:

@@ -4,10 +4,10 @@ Most answers are information, and `ok` whatever they are: precisionlab is built 
 only if the compiler computes wrong numbers (`canaries`) or precisionlab's own rounding is not exact.
 """
 
+from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
-import jaxlib
 import ml_dtypes
 import numpy as np
 
@@ -189,4 +189,4 @@ def _canary(key: str, name: str, question: str, good: bool, found: str) -> Check
 
 
 def _versions() -> str:
-    return f"jax {jax.__version__}, jaxlib {jaxlib.__version__}"
+    return f"jax {jax.__version__}, jaxlib {version('jaxlib')}"

@@ -22,20 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab._typing import Array, Float, Int, PyTree
-from precisionlab.carriers import CARRIERS, Carrier, to_bits
+from precisionlab._typing import Array, PyTree
+from precisionlab.carriers import CARRIERS, Carrier, as_float64, to_bits
 
 __all__ = [
     "HISTOGRAM_EDGES",
-    "Ages",
     "Tally",
     "by_path",
-    "mean_age",
-    "never_moved_fraction",
-    "start_ages",
+    "ratio",
     "tally",
     "total",
-    "update_ages",
+    "widened",
 ]
 
 HISTOGRAM_EDGES: tuple[int, ...] = tuple(range(-16, 9))
@@ -88,20 +85,21 @@ class Tally(NamedTuple):
     @property
     def stagnated_fraction(self) -> Any:
         """Stagnated entries as a share of those that were asked to move; NaN when none was."""
-        return _ratio(self.stagnated, self.asked)
+        return ratio(self.stagnated, self.asked)
 
     @property
     def lost_mass(self) -> Any:
         """The share of sum |u| that fell on stagnated entries; NaN when the sum is zero."""
-        return _ratio(self.stagnated_mass, self.update_mass)
+        return ratio(self.stagnated_mass, self.update_mass)
 
     @property
     def descent_quality(self) -> Any:
         """<w' - w, u> / <u, u>: 1 for exact arithmetic, 0 when frozen, beyond 1 when rounding overshoots."""
-        return _ratio(self.moved_along, self.update_square)
+        return ratio(self.moved_along, self.update_square)
 
 
-def _ratio(part: Any, whole: Any) -> Any:
+def ratio(part: Any, whole: Any) -> Any:
+    """Part / whole in floating point, NaN where the whole is zero."""
     if part is None:
         raise ValueError("Tally: this tally holds counts only; take it with detail=True to have its sums.")
     np_or_jnp = jnp if isinstance(part, jax.Array) or isinstance(whole, jax.Array) else np
@@ -190,7 +188,7 @@ def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple
     w, u, after = (widened(value) for value in (old, update, new))
     kept = u if stored_update is None else widened(jnp.asarray(stored_update))
     if {w.dtype.name, u.dtype.name, after.dtype.name, kept.dtype.name} != {"float32"}:
-        w, u, after, kept = (value.astype(jnp.float64) for value in (w, u, after, kept))
+        w, u, after, kept = map(as_float64, (w, u, after, kept))
     carrier = CARRIERS[w.dtype.name]
     magnitude = carrier.word(carrier.sign - 1)
     w_bits, u_bits, after_bits = (to_bits(value, carrier) for value in (w, u, after))
@@ -214,7 +212,9 @@ def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple
     safe, step = jnp.where(finite, u, 0), jnp.where(finite, after - w, 0)
     size = jnp.abs(safe)
     sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
-    return Tally(landed, swamped, underflowed, zero, nonfinite, *sums, jnp.stack(counts[-_BINS:]))
+    mass, stagnated, along, square = sums
+    histogram = jnp.stack(counts[-_BINS:])
+    return Tally(landed, swamped, underflowed, zero, nonfinite, mass, stagnated, along, square, histogram)
 
 
 def _count(masks: list[Array]) -> list[Array]:
@@ -283,54 +283,3 @@ def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:
     """
     found = jax.tree_util.tree_leaves_with_path(tallies, is_leaf=lambda node: isinstance(node, Tally))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
-
-
-class Ages(NamedTuple):
-    """When each entry last moved: one int32 an entry, so as much memory as the parameters themselves.
-
-    Attributes:
-        last_moved: a tree like the parameters; the number of the update that last moved the entry, 0 for never.
-        updates: how many updates have been seen.
-    """
-
-    last_moved: PyTree[Int[Array, "..."]]
-    updates: Int[Array, ""]
-
-
-def start_ages(params: PyTree[Array]) -> Ages:
-    """Ages before the first update: nothing has moved yet."""
-    return Ages(jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.int32), params), jnp.int32(0))
-
-
-def update_ages(ages: Ages, old: PyTree[Array], new: PyTree[Array]) -> Ages:
-    """Ages after one more update took `old` to `new`."""
-    number = ages.updates + 1
-
-    def leaf(last: Array, before: Array, after: Array) -> Array:
-        before, after = widened(jnp.asarray(before)), widened(jnp.asarray(after))
-        carrier = CARRIERS[before.dtype.name]
-        a, b = to_bits(before, carrier), to_bits(after, carrier)
-        same = (a == b) | (((a | b) & carrier.word(carrier.sign - 1)) == 0)
-        return jnp.where(same, last, number)
-
-    return Ages(jax.tree.map(leaf, ages.last_moved, old, new), number)
-
-
-def never_moved_fraction(ages: Ages) -> Float[Array, ""]:
-    """The share of entries that no update has moved yet.
-
-    Example:
-        >>> w = jnp.array([1.0, 2.0])
-        >>> float(never_moved_fraction(update_ages(start_ages(w), w, jnp.array([1.5, 2.0]))))
-        0.5
-    """
-    leaves = jax.tree.leaves(ages.last_moved)
-    never = sum(jnp.sum(leaf == 0, dtype=jnp.int32) for leaf in leaves)
-    return _ratio(never, jnp.int32(sum(leaf.size for leaf in leaves)))
-
-
-def mean_age(ages: Ages) -> Float[Array, ""]:
-    """Updates since an entry last moved, averaged over entries; one that never moved counts from the start."""
-    leaves = jax.tree.leaves(ages.last_moved)
-    waited = sum(jnp.sum((ages.updates - leaf).astype(jnp.float32)) for leaf in leaves)
-    return _ratio(waited, jnp.int32(sum(leaf.size for leaf in leaves)))

@@ -20,12 +20,13 @@ import numpy as np
 import optax
 
 from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.carriers import uncontracted
 from precisionlab.formats import FORMATS, Format
 from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
 from precisionlab.policy import Policy, check_policy
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import Ages, Tally, start_ages, tally, update_ages, widened
+from precisionlab.stagnation import Tally, tally, widened
 
 __all__ = ["Record", "State", "Step", "batch_key", "make_step", "start"]
 

@@ -92,7 +92,7 @@ class MemoryJournal:
         table = pa.table({name: np.concatenate([part[name] for part in self.segments]) for name in self.segments[0]})
         with duckdb.connect() as connection:
             connection.register("records", table)
-            return connection.execute(sql).fetchnumpy()
+            return {name: np.ma.asarray(column) for name, column in connection.execute(sql).fetchnumpy().items()}
 
 
 def train_arms(

@@ -86,6 +86,7 @@ def test_least_squares_against_dense_algebra(n, d):
     assert int(np.sum(answers.eigenvalues == 0)) == max(0, d - n)
     assert answers.loss == pytest.approx(np.sum((x @ answers.solution - y) ** 2) / (2 * n), abs=1e-20)
     with jax.enable_x64(True):
+
         @jax.jit
         def everything(w):
             derivatives = [f(problem.loss)(w, problem.train)["weight"] for f in (jax.grad, jax.hessian)]

@@ -1,0 +1,15 @@
+"""The bridge to Optax: watch what is lost in anybody's training loop, and land exactly on a format's grid.
+
+`track` goes around a whole optimizer, so that it sees the update that `apply_updates` will add:
+
+    optimizer = track(optax.adam(1e-3))          # the one line; everything else stays as it is
+    ...
+    record = stagnation(opt_state)               # wherever the state ended up inside other wrappers
+    total(record.tally).stagnated_fraction
+"""
+
+from precisionlab.optimizers.grid import RoundParamsState, round_params
+from precisionlab.optimizers.sums import apply_updates, stored_sum
+from precisionlab.optimizers.tracking import Record, TrackState, stagnation, track
+
+__all__ = ["Record", "RoundParamsState", "TrackState", "apply_updates", "round_params", "stagnation", "stored_sum", "track"]

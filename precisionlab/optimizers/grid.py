@@ -1,0 +1,90 @@
+"""Weights that stay on a format's grid: the update is changed so that adding it lands there."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precisionlab._typing import Array, Int, PyTree
+from precisionlab.carriers import as_float64, uncontracted
+from precisionlab.checks import check_numbers
+from precisionlab.formats import Format
+from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
+from precisionlab.optimizers.sums import is_floating
+from precisionlab.rounding import round_to
+from precisionlab.stagnation import widened
+
+__all__ = ["RoundParamsState", "round_params"]
+
+
+class RoundParamsState(NamedTuple):
+    """The state of `round_params`.
+
+    Attributes:
+        count: updates made so far, from which the random bits of each derive.
+        precision: significand bits of the grid.
+        emin: exponent of its smallest normal number.
+    """
+
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    precision: Int[Array, ""]
+    emin: Int[Array, ""]
+
+
+def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
+    """Change updates so that adding them lands on the grid of a format; last in a chain.
+
+    With w on the grid already, in a wider dtype or natively in the format's own, w + u' is exactly `round_to(w + u, fmt,
+    mode)`. Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond
+    three numbers. To see what is lost, track the rounding itself: `chain(adam, track(round_params(fmt, mode)))`.
+
+    Args:
+        fmt: the format of the weights.
+        mode: how they are rounded. `stochastic` makes updates below half an ulp land in proportion to their size.
+        seed: for stochastic modes; bits derive from (seed, number of the update, leaf), so that a resumed run repeats them.
+
+    Returns:
+        A gradient transformation. Its `update` needs `params`, and gives updates in the carrier's dtype.
+
+    Raises:
+        TypeError: if fmt is not a format or mode not a function.
+        ValueError: if the format's numbers are wrong, or at update time without `params`.
+
+    Example:
+        >>> from precisionlab.formats import BFLOAT16
+        >>> optimizer = optax.chain(optax.sgd(0.1), round_params(BFLOAT16))
+        >>> w = jnp.float32(1.0)
+        >>> updates, _ = optimizer.update(jnp.float32(0.4), optimizer.init(w), w)
+        >>> float(optax.apply_updates(w, updates))
+        0.9609375
+    """
+    if not isinstance(fmt, Format):
+        raise TypeError(f"round_params: fmt must be a Format such as precisionlab.BFLOAT16; got {fmt!r}.")
+    check_numbers(fmt)
+    check_mode(mode, "round_params")
+
+    def init(params: PyTree[Array]) -> RoundParamsState:
+        del params
+        return RoundParamsState(jnp.int32(0), jnp.int32(fmt.precision), jnp.int32(fmt.emin))
+
+    def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
+        if params is None:
+            raise ValueError("round_params: the grid is that of the weights; call update(grads, state, params).")
+        key = jax.random.fold_in(jax.random.key(seed), state.count) if isinstance(mode, Stochastic) else None
+        leaves, structure = jax.tree.flatten(updates)
+        weights = structure.flatten_up_to(params)
+
+        def leaf(index: int, w: Any, u: Any) -> Any:
+            if not is_floating(w):
+                return u
+            wide, step = widened(w), widened(u)
+            if step.dtype != wide.dtype:
+                wide, step = as_float64(wide), as_float64(step)
+            bits = None if key is None else jax.random.fold_in(key, index)
+            return round_to(wide + uncontracted(step), fmt, mode, key=bits) - wide
+
+        rounded = [leaf(index, w, u) for index, (w, u) in enumerate(zip(weights, leaves, strict=True))]
+        return jax.tree.unflatten(structure, rounded), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)

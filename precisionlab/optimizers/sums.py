@@ -1,0 +1,111 @@
+"""w + u for every floating dtype: what Optax stores, and what one correct rounding would."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precisionlab._typing import Array, PyTree
+from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted
+from precisionlab.formats import FORMATS
+from precisionlab.rounding import round_to
+from precisionlab.stagnation import widened
+
+__all__ = ["apply_updates", "is_floating", "stored_sum"]
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is an array of floats, which alone can stagnate."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def stored_sum(leaf: Array, update: Array) -> Array:
+    """What `optax.apply_updates` stores for `leaf + update`, as a value of the carrier, with the rounding made explicit.
+
+    Optax adds in the promoted type and casts once. Left to the compiler, under jit that cast may be elided from a copy made
+    for looking at; rounding by integers is not. Where Optax refuses (8 bits and fewer beside anything wider) it is the sum that
+    `apply_updates` makes.
+    """
+    # Values as stored: a compiler may see through the cast that made a narrow update.
+    wide, step = widened(leaf), widened(update)
+    if wide.dtype != step.dtype:
+        wide, step = as_float64(wide), as_float64(step)
+    if leaf.dtype.name in CARRIERS:
+        return (wide + step).astype(leaf.dtype)
+    result = wide + step if _promotes(leaf.dtype, update.dtype) else _sum_to_odd(wide, step)
+    return round_to(result, FORMATS[leaf.dtype.name])
+
+
+def _promotes(a: Any, b: Any) -> bool:
+    with jax.numpy_dtype_promotion("standard"):
+        try:
+            jnp.promote_types(a, b)
+        except jax.dtypes.TypePromotionError:
+            return False
+    return a == b or (a.itemsize > 1 and b.itemsize > 1)
+
+
+def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array]:
+    """Add updates to parameters with one correct rounding, for every floating dtype, fp8 and fp4 included.
+
+    Each entry becomes the value of its dtype nearest to the exact sum, ties to even, whatever the dtype of the update.
+    `optax.apply_updates` adds in the promoted type and casts, which rounds twice, and raises for fp8 beside anything else.
+
+    Args:
+        params: arrays of any dtype; None leaves pass through, and integer leaves are added to as Optax does.
+        updates: the same tree.
+
+    Returns:
+        The new parameters, each leaf in its own dtype. Sums below 2^-100 in magnitude may be rounded twice (float32
+        arithmetic flushes the correction there).
+
+    Raises:
+        ValueError: if the trees or shapes differ.
+
+    Example:
+        >>> w = jnp.array([1.0, 448.0], jnp.float8_e4m3fn)
+        >>> apply_updates(w, jnp.array([0.07, -17.0], jnp.float32)).tolist()
+        [1.125, 416.0]
+    """
+    # None is a leaf here, so that frozen parameters keep their place.
+    none = {"is_leaf": lambda node: node is None}
+    one, other = jax.tree.structure(params, **none), jax.tree.structure(updates, **none)
+    if one != other:
+        raise ValueError(f"apply_updates: the updates are not the same tree as the parameters: {other} against {one}.")
+
+    def leaf(path: Any, w: Any, u: Any) -> Any:
+        if w is None or u is None:
+            return w
+        w, u = jnp.asarray(w), jnp.asarray(u)
+        if w.shape != u.shape:
+            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
+            raise ValueError(f"apply_updates: at {where}, the update has shape {u.shape} and the parameter {w.shape}.")
+        if not is_floating(w) or w.dtype.name not in FORMATS or w.dtype.name in CARRIERS:
+            with jax.numpy_dtype_promotion("standard"):
+                return jnp.asarray(w + (widened(u) if is_floating(u) else u)).astype(w.dtype)
+        wide, step = widened(w), widened(u)
+        if wide.dtype != step.dtype:
+            wide = as_float64(wide)
+        return round_to(_sum_to_odd(wide, uncontracted(step)), FORMATS[w.dtype.name]).astype(w.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params, updates, is_leaf=lambda node: node is None)
+
+
+def _sum_to_odd(a: Array, b: Array) -> Array:
+    """A + b rounded to odd in the carrier: a later rounding to fewer bits is then a rounding of the exact sum.
+
+    The error of the rounded sum is itself a float (O. Moller, D. Knuth: TwoSum); where it is not zero the last bit of the
+    result is made odd, towards the error (S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    """
+    carrier = CARRIERS[a.dtype.name]
+    total = a + b
+    virtual = total - a
+    error = (a - (total - virtual)) + (b - virtual)
+    bits, error_bits = to_bits(total, carrier), to_bits(error, carrier)
+    one, sign = carrier.word(1), carrier.word(carrier.sign)
+    magnitude = bits & ~sign
+    inexact = ((error_bits & ~sign) != 0) & (magnitude < carrier.word(carrier.infinity)) & (magnitude != 0)
+    outward = ((bits ^ error_bits) & sign) == 0
+    moved = jnp.where(outward, bits + one, bits - one)
+    fixed = jnp.where(inexact & ((bits & one) == 0), moved, bits)
+    return jax.lax.bitcast_convert_type(fixed, carrier.dtype)

@@ -1,0 +1,353 @@
+"""Steps are pure, runs repeat bit for bit however they are cut, and simulated storage is native storage."""
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precisionlab as pl
+from precisionlab.training import batch_key
+from tests import cases
+from tests.oracle import round_array
+from tests.recount import COUNTS, assert_tally, recount
+
+SITES = ("weights", "gradients", "updates")
+RATES: dict[str, Any] = {"sgd": lambda: optax.sgd(0.05), "adam": lambda: optax.adam(2e-3)}
+
+
+@pytest.fixture(autouse=True)
+def _optax_needs_standard_promotion() -> Any:
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@lru_cache
+def digits() -> Any:
+    from precisionlab.problems import digits
+
+    return digits(sizes=(64, 12, 10), batch_size=16)
+
+
+def first(seed: int = 0) -> Any:
+    return digits().init(jax.random.key(seed))
+
+
+def trained(optimizer: Any, formats: pl.Policy = pl.Policy(), *, steps: int = 60, **options: Any) -> Any:
+    """(state, record) after some steps on digits."""
+    modes, every, chunk, state, detail = (options.pop(k, None) for k in ("modes", "every", "chunk", "state", "detail"))
+    dtypes = options.pop("dtypes", None)
+    step = pl.make_step(
+        digits().loss, optimizer, modes=modes or pl.nearest_even, every=every or 1, detail=bool(detail), dtypes=dtypes
+    )
+    state = pl.start(first(), optimizer, formats, key=5, dtypes=dtypes) if state is None else state
+    return pl.run(step, state, digits().batch, formats, steps=steps, chunk=chunk)
+
+
+def widened(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float32), tree)
+
+
+def same(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        if np.asarray(a).dtype.kind == "f":
+            cases.assert_same(a, b, what=jax.tree_util.keystr(path))
+        else:
+            assert np.array_equal(a, b), path
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "sites"),
+    [
+        ("float32", "sgd", SITES),
+        ("bfloat16", "sgd", ("weights",)),
+        ("bfloat16", "adam", SITES),
+        ("float16", "adam", ("weights", "updates")),
+        ("float8_e5m2", "adam", SITES),
+        ("float8_e4m3fn", "sgd", SITES),
+    ],
+)
+def test_native_and_simulated_agree_bit_for_bit(name: str, optimizer: str, sites: tuple[str, ...]) -> None:
+    formats = pl.Policy(**dict.fromkeys(sites, cases.FORMATS[name]))
+    dtypes = pl.Policy(**dict.fromkeys(sites, cases.ml_dtype(name)))
+    simulated, one = trained(RATES[optimizer](), formats, detail=True)
+    native, two = trained(RATES[optimizer](), dtypes=dtypes, detail=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(native.params)} == {cases.ml_dtype(name)}
+    same(widened(simulated.params), widened(native.params))
+    same(simulated.optimizer, native.optimizer)
+    # The loss is a float32 sum that no site rounds; fused with other neighbours it may be taken in another order.
+    np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
+    for leaf, counted in pl.by_path(one.tally).items():
+        other = pl.by_path(two.tally)[leaf]
+        for field in (*COUNTS, "histogram"):
+            assert np.array_equal(getattr(counted, field), getattr(other, field)), (leaf, field)
+    together = pl.total(one.tally)
+    assert (np.asarray(together.entries) == 64 * 12 + 12 + 120 + 10).all()
+    assert name == "float32" or (np.asarray(together.swamped) > 0).any()
+    # Weights are on their grid from the start, and training does something.
+    for leaf in jax.tree.leaves(simulated.params):
+        cases.assert_same(pl.round_to(leaf, cases.FORMATS[name]), leaf)
+    assert name.startswith("float8") or float(one.loss[-10:].mean()) < float(one.loss[:10].mean())
+
+
+@pytest.mark.parametrize("kind", ["simulated", "native"])
+def test_a_record_is_a_recount_of_the_step(kind: str) -> None:
+    fmt = pl.FLOAT8_E5M2
+    formats = pl.Policy(weights=fmt, gradients=fmt, updates=fmt) if kind == "simulated" else pl.Policy()
+    dtypes = None if kind == "simulated" else pl.Policy(**dict.fromkeys(SITES, jnp.float8_e5m2))
+    optimizer = optax.sgd(0.02)
+    step = jax.jit(pl.make_step(digits().loss, optimizer, dtypes=dtypes))
+    state = pl.start(first(), optimizer, formats, dtypes=dtypes)
+    gradient = jax.jit(jax.grad(digits().loss))
+    for number in range(3):
+        batch = digits().batch(jax.random.key(number))
+        before = widened(state.params)
+        grads = jax.tree.map(lambda g: round_array(np.asarray(g), fmt, "nearest_even"), gradient(before, batch))
+        updates = jax.tree.map(lambda g: np.float32(-0.02) * g.astype(np.float32), grads)
+        kept = jax.tree.map(lambda u: round_array(u, fmt, "nearest_even").astype(np.float32), updates)
+        state, record = step(state, batch, formats)
+        after = jax.tree.map(lambda w, u: round_array(w + u, fmt, "nearest_even"), before, kept)
+        same(widened(state.params), widened(after))
+        assert int(record.step) == number + 1
+        for layer, parts in before.items():
+            for part, w in parts.items():
+                trees = (tree[layer][part] for tree in (updates, after, kept))
+                assert_tally(record.tally[layer][part], recount(w, *trees, numbers=fmt), rtol=1e-4)
+    assert int(pl.total(record.tally).underflowed) > 0
+
+
+TWELVE = ["bfloat16", "float16", "tfloat32", "float8_e4m3fn", "float8_e5m2", "float8_e3m4", "float6_e3m2fn"]
+TWELVE += ["float4_e2m1fn", "float8_e4m3fnuz", "float16_no_subnormals", "fixed_2_5", "float32"]
+
+
+def test_twelve_formats_are_one_compilation(caplog: pytest.LogCaptureFixture) -> None:
+    traced = []
+
+    def loss(params: Any, batch: Any) -> Any:
+        traced.append(1)
+        return digits().loss(params, batch)
+
+    def compiled(formats: list[str]) -> tuple[int, int]:
+        traced.clear()
+        caplog.clear()
+        optimizer = optax.sgd(0.1)
+        policies = [pl.Policy(weights=cases.FORMATS[name]) for name in formats]
+        step = pl.make_step(loss, optimizer, detail=False)
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+            state, record = pl.sweep(step, begin(optimizer), digits().batch, policies, range(2), steps=4, chunk=2)
+        assert record.loss.shape == (len(formats), 2, 4)
+        assert state.params["layer1"]["weight"].shape == (len(formats), 2, 64, 12)
+        done = [text for text in caplog.messages if text.startswith("Finished XLA compilation of jit(advance)")]
+        return len(traced), len(done)
+
+    assert len(TWELVE) == 12
+    assert compiled(TWELVE) == compiled(TWELVE[:1]) == (1, 1)
+
+
+def begin(optimizer: Any) -> Any:
+    return lambda key, policy: pl.start(digits().init(jax.random.fold_in(key, 0)), optimizer, policy, key=key)
+
+
+def test_a_sweep_is_its_runs() -> None:
+    """Bit for bit where the arithmetic is: batched matrix products may differ in the last bit from single ones."""
+    optimizer, names, seeds = optax.adam(2e-3), ["bfloat16", "float16", "float8_e4m3fn"], [3, 8]
+    policies = [pl.Policy(weights=cases.FORMATS[name], updates=pl.BFLOAT16) for name in names]
+    step = pl.make_step(digits().loss, optimizer, modes=pl.Policy(weights=pl.stochastic), detail=False, every=2)
+    swept, record = pl.sweep(step, begin(optimizer), digits().batch, policies, seeds, steps=20)
+    assert np.asarray(record.step).tolist() == list(range(2, 21, 2))
+    assert int(swept.step) == 20
+    for row, policy in enumerate(policies):
+        for column, seed in enumerate(seeds):
+            state = begin(optimizer)(jax.random.key(seed), policy)
+            alone, single = pl.run(step, state, digits().batch, policy, steps=20)
+            here = jax.tree.map(lambda leaf, i=row, j=column: leaf[i, j], (swept.params, record.tally, record.loss))
+            same(here, (alone.params, single.tally, single.loss))
+
+
+@pytest.mark.parametrize("mode", [pl.nearest_even, pl.stochastic], ids=pl.mode_name)
+def test_a_run_is_the_loop_is_its_chunks_is_its_resumption(mode: Any) -> None:
+    optimizer, formats = optax.adam(2e-3), pl.Policy(weights=pl.FLOAT8_E5M2, gradients=pl.BFLOAT16)
+    options: Any = {"modes": mode, "steps": 12}
+    whole, record = trained(optimizer, formats, **options)
+    cut, pieces = trained(optimizer, formats, chunk=5, **options)
+    same(cut, whole)
+    same(pieces, record)
+    half, one = trained(optimizer, formats, modes=mode, steps=7)
+    # As if from a file.
+    saved = [np.asarray(jax.random.key_data(x) if x is half.key else x) for x in jax.tree.leaves(half)]
+    structure = jax.tree.structure(half)
+    restored = jax.tree.unflatten(structure, list(map(jnp.asarray, saved)))
+    restored = restored._replace(key=jax.random.wrap_key_data(restored.key))
+    rest, two = trained(optimizer, formats, modes=mode, steps=5, state=restored)
+    same(rest, whole)
+    same(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), one, two), record)
+    step = jax.jit(pl.make_step(digits().loss, optimizer, modes=mode, detail=False))
+    state, losses = pl.start(first(), optimizer, formats, key=5), []
+    for _ in range(12):
+        state, seen = step(state, jax.jit(digits().batch)(batch_key(state)), formats)
+        losses.append(seen.loss)
+    same(state, whole)
+    same(jnp.stack(losses), record.loss)
+
+
+def test_every_reads_those_steps_alone() -> None:
+    formats = pl.Policy(weights=pl.BFLOAT16)
+    whole, record = trained(optax.sgd(0.05), formats, steps=11)
+    state, seen = trained(optax.sgd(0.05), formats, steps=11, every=3, chunk=4)
+    same(state, whole)
+    assert np.asarray(seen.step).tolist() == [3, 6, 9]
+    same(seen.tally, jax.tree.map(lambda leaf: leaf[2::3], record.tally))
+    step = jax.jit(pl.make_step(digits().loss, optax.sgd(0.05), every=3))
+    _, unread = step(pl.start(first(), optax.sgd(0.05), formats), digits().batch(jax.random.key(0)), formats)
+    assert not bool(unread.read)
+    assert int(pl.total(unread.tally).entries) == 0
+    assert trained(optax.sgd(0.05), formats, steps=2, every=3)[1].loss.shape == (0,)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_float32_is_plain_optax(name: str) -> None:
+    optimizer = RATES[name]()
+
+    @jax.jit
+    def plain(params: Any, state: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(digits().loss)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        # The select keeps the compiler from contracting the product in the update into the sum.
+        apart = jax.tree.map(lambda u: jnp.where(u == u, u, jnp.nan), updates)
+        return optax.apply_updates(params, apart), state, value
+
+    params = first()
+    state, losses = optimizer.init(params), []
+    ours, key = pl.start(params, optimizer, key=5), jax.random.key(5)
+    del key
+    step = jax.jit(pl.make_step(digits().loss, optimizer, detail=False))
+    for number in range(30):
+        batch = digits().batch(jax.random.key(number))
+        params, state, value = plain(params, state, batch)
+        ours, record = step(ours, batch)
+        same(record.loss, value)
+        losses.append(float(value))
+    same(ours.params, params)
+    assert losses[-1] < losses[0]
+
+
+def test_what_is_given_is_not_consumed() -> None:
+    params, key, optimizer = first(), jax.random.key(1), optax.adam(1e-3)
+    state = pl.start(params, optimizer, key=key)
+    step = pl.make_step(digits().loss, optimizer, detail=False)
+    seen = []
+    for now, _ in pl.chunks(step, state, digits().batch, steps=2, chunk=1):
+        seen.append(now)
+    again, _ = pl.run(step, seen[0], digits().batch, steps=1)
+    same(again, seen[1])
+    assert np.isfinite(np.asarray(params["layer1"]["weight"])).all()
+    jax.random.split(key)
+
+
+def test_optimizers_that_hold_the_parameters_themselves() -> None:
+    optimizer = optax.contrib.schedule_free_sgd(0.05)
+    state, record = trained(optimizer, pl.Policy(weights=pl.BFLOAT16), steps=3)
+    assert np.isfinite(record.loss).all()
+    assert int(state.step) == 3
+
+
+def test_moments_are_stored_in_their_format() -> None:
+    optimizer = optax.adam(2e-3)
+    formats = pl.Policy(moments=pl.FLOAT8_E5M2)
+    state, _ = trained(optimizer, formats, steps=5)
+    free, _ = trained(optimizer, steps=5)
+    adam = state.optimizer[0]
+    assert int(adam.count) == 5
+    for moment in jax.tree.leaves((adam.mu, adam.nu)):
+        cases.assert_same(pl.round_to(moment, pl.FLOAT8_E5M2), moment)
+    assert (np.asarray(adam.mu["layer1"]["weight"]) != np.asarray(free.optimizer[0].mu["layer1"]["weight"])).any()
+
+
+def test_each_site_has_its_mode() -> None:
+    w, grads = jnp.array([1.0, -1.0, 3.0]), jnp.array([0.3, 0.3, -0.7])
+    formats = pl.Policy(weights=pl.FLOAT8_E4M3FN, gradients=pl.FLOAT8_E5M2, updates=pl.BFLOAT16)
+    modes = pl.Policy(weights=pl.toward_zero, gradients=pl.upward)
+    step = jax.jit(pl.make_step(lambda w, g: jnp.sum(w * g), optax.sgd(0.1), modes=modes))
+    state, _ = step(pl.start(w, optax.sgd(0.1), formats), grads, formats)
+    gradient = round_array(np.asarray(grads), pl.FLOAT8_E5M2, "upward").astype(np.float32)
+    update = round_array(np.float32(-0.1) * gradient, pl.BFLOAT16, "nearest_even").astype(np.float32)
+    expected = round_array(np.asarray(w) + update, pl.FLOAT8_E4M3FN, "toward_zero")
+    assert state.params.tolist() == expected.tolist()
+
+
+def test_ages_follow_the_stored_weights() -> None:
+    optimizer, formats = optax.sgd(1e-3), pl.Policy(weights=pl.BFLOAT16)
+    step = jax.jit(pl.make_step(digits().loss, optimizer, detail=False))
+    state = pl.start(first(), optimizer, formats, ages=True)
+    last = jax.tree.map(lambda leaf: np.zeros(leaf.shape, int), state.params)
+    for number in range(1, 5):
+        before = widened(state.params)
+        state, _ = step(state, digits().batch(jax.random.key(number)), formats)
+        last = jax.tree.map(lambda a, b, c, n=number: np.where(a != b, n, c), before, widened(state.params), last)
+    for a, b in zip(jax.tree.leaves(state.ages.last_moved), jax.tree.leaves(last), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_progress_is_told_after_each_chunk() -> None:
+    told: list[tuple[int, int]] = []
+    step = pl.make_step(lambda w, _: jnp.sum(w**2), optax.sgd(0.1), detail=False)
+    state = pl.start(jnp.ones(2), optax.sgd(0.1))
+    pl.run(step, state, lambda key: key, steps=7, chunk=3, progress=lambda *each: told.append(each))
+    assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_wrong_requests_are_sentences() -> None:
+    optimizer, w = optax.sgd(0.1), jnp.ones(3)
+
+    def loss(w: Any, batch: Any) -> Any:
+        return jnp.sum(w)
+
+    step = pl.make_step(loss, optimizer)
+    for every in (0, 1.5, True):
+        with pytest.raises(ValueError, match="make_step: every must be a whole number of at least 1"):
+            pl.make_step(loss, optimizer, every=every)
+    with pytest.raises(TypeError, match=r"make_step: mode .*precisionlab\.upward"):
+        pl.make_step(loss, optimizer, modes="upward")
+    with pytest.raises(TypeError, match="make_step: mode"):
+        pl.make_step(loss, optimizer, modes=pl.Policy(weights="nearest"))
+    with pytest.raises(TypeError, match=r"start: got a Format where a Policy is expected; .*Policy\(weights="):
+        pl.start(w, optimizer, pl.BFLOAT16)
+    with pytest.raises(TypeError, match="step: expected a Policy"):
+        step(pl.start(w, optimizer), None, {"weights": pl.BFLOAT16})
+    with pytest.raises(TypeError, match=r"start: Policy\.weights must be a Format or None; got 'bfloat16'"):
+        pl.start(w, optimizer, pl.Policy(weights="bfloat16"))
+    with pytest.raises(ValueError, match=r"start: Policy\.gradients.*float32"):
+        pl.start(w, optimizer, pl.Policy(gradients=pl.FLOAT64))
+    with pytest.raises(ValueError, match=r"Policy\.compute at None"):
+        pl.start(w, optimizer, pl.Policy(compute=pl.BFLOAT16))
+    with pytest.raises(TypeError, match="make_step: dtypes must be a Policy of dtypes"):
+        pl.make_step(loss, optimizer, dtypes=jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"leave dtypes\.moments at None"):
+        pl.make_step(loss, optimizer, dtypes=pl.Policy(moments=jnp.bfloat16))
+    for wrong in (jnp.int8, jnp.float64):
+        with pytest.raises(ValueError, match=r"dtypes\.weights must be float32 or a narrower float; got"):
+            pl.start(w, optimizer, dtypes=pl.Policy(weights=wrong))
+    native = pl.make_step(loss, optimizer, dtypes=pl.Policy(weights=jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"step: this step stores native dtypes; .*leave them at Policy\(\)"):
+        native(pl.start(w, optimizer), None, pl.Policy(weights=pl.BFLOAT16))
+    with pytest.raises(ValueError, match="steps and chunk must be at least 1; got steps=0"):
+        pl.run(step, pl.start(w, optimizer), lambda key: key, steps=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        pl.run(step, pl.start(w, optimizer), lambda key: key, steps=3, chunk=0)
+
+    def start(key: Any, policy: pl.Policy) -> pl.State:
+        return pl.start(w, optimizer, policy, key=key)
+
+    with pytest.raises(ValueError, match="sweep: got no seeds"):
+        pl.sweep(step, start, lambda key: key, [pl.Policy()], [], steps=1)
+    with pytest.raises(ValueError, match="got no policies"):
+        pl.sweep(step, start, lambda key: key, [], [0], steps=1)
+    with pytest.raises(TypeError, match="sweep: got a Format"):
+        pl.sweep(step, start, lambda key: key, [pl.BFLOAT16], [0], steps=1)
