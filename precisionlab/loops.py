@@ -71,6 +71,8 @@ def run(
         `(State, Record)` with a leading axis over the steps read (one in `every`).
 
     Example:
+        >>> import optax
+        >>> from precisionlab.training import make_step, start
         >>> optimizer = optax.sgd(0.1)
         >>> step = make_step(lambda w, batch: jnp.sum((w - batch) ** 2), optimizer)
         >>> state, record = run(step, start(jnp.ones(3), optimizer), lambda key: jnp.zeros(3), steps=4)

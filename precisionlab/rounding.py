@@ -53,6 +53,7 @@ def round_to(
 
     Example:
         >>> from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
+        >>> from precisionlab.modes import upward
         >>> float(round_to(0.1, BFLOAT16)), float(round_to(0.1, BFLOAT16, upward))
         (0.10009765625, 0.10009765625)
         >>> round_to(jnp.array([500.0, -1e-3, 0.3]), FLOAT8_E4M3FN).tolist()

@@ -68,8 +68,6 @@ def test_counts_are_those_of_numpy_for_float64() -> None:
         assert_tally(TALLY(w, u, after), recount(w, u, after), sums=False)
         with np.errstate(all="ignore"):
             w, after = w.astype(np.float32), after.astype(np.float32)
-        # A cast between float32 and float64 flushes subnormals of float32 on some backends.
-        w, after = (np.where(np.abs(x) < 2.0**-126, np.float32(0), x) for x in (w, after))
         assert_tally(TALLY(w, u, after), recount(w, u, after), sums=False)  # narrow weights, wide updates
 
 

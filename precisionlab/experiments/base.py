@@ -120,7 +120,7 @@ def train_arms(
         formats: the policies by name; all of them are one compiled program.
         modes: the rounding modes by name; one program each.
         seeds: the seeds, which pair the arms.
-        steps: updates an arm.
+        steps: updates an arm, a multiple of `every`.
         chunk: updates between two visits to the journal, a multiple of `every`.
         every: read the fates of one update in `every`.
         journal: where rows go, and what was done before.

@@ -40,7 +40,7 @@ class DigitsConfig:
         modes: names in `MODES`.
         sites: what is rounded to the format: weights, gradients, updates, moments.
         seeds: how many; each seed gives the same initialization and batches to every arm.
-        steps: updates an arm.
+        steps: updates an arm; a multiple of `every`.
         every: read the fates of one update in `every`.
         chunk: updates between two writes to the run folder; a multiple of `every`.
         hidden: units of the hidden layers.
@@ -83,10 +83,9 @@ class DigitsConfig:
             raise ValueError("formats holds one that weights cannot take in a float32 carrier: float64 or float8_e8m0fnu.")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden is {self.hidden}; give at least one layer of at least one unit.")
-        if self.steps < self.every or self.chunk % self.every:
+        if self.steps % self.every or self.chunk % self.every:
             raise ValueError(
-                f"steps={self.steps}, chunk={self.chunk}, every={self.every}: chunk must be a multiple of every, and steps at "
-                f"least every."
+                f"steps={self.steps}, chunk={self.chunk}, every={self.every}: steps and chunk must be multiples of every."
             )
         if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
@@ -105,7 +104,7 @@ def run(config: DigitsConfig, *, journal: Journal | None = None, progress: Progr
         mode), a row for each format and mode, and the claims.
 
     Example:
-        >>> small = DigitsConfig(formats=("float8_e4m3fn",), seeds=2, steps=20, every=10, chunk=10, hidden=(4,))
+        >>> small = DigitsConfig(formats=("float8_e4m3fn",), optimizer="sgd", seeds=2, steps=20, every=10, chunk=10, hidden=(4,))
         >>> [row["mode"] for row in run(small).rows]
         ['nearest_even', 'stochastic']
     """
