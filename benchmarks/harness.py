@@ -19,6 +19,8 @@ import jax
 
 __all__ = ["Claim", "measure", "report"]
 
+_written: list[dict[str, Any]] = []
+
 
 class Claim(NamedTuple):
     """One row: a case, the case it is compared with, and the bound on the ratio of their medians (None: for information)."""
@@ -72,15 +74,11 @@ def report(title: str, times: Mapping[str, list[float]], per: Mapping[str, float
         kind = "" if claim.bound is None else f"   {'met' if _met(claim, ratio) else 'MISSED'}: {_bound(claim)}"
         print(f"  {claim.case} / {claim.against}: {ratio:.3f}{kind}")
     if path is not None:
-        figures = {
-            name: {"median": medians[name] / per[name], "all": [v / per[name] for v in values]}
-            for name, values in times.items()
-        }
+        figures = {name: {"median": medians[name] / per[name], "all": [v / per[name] for v in times[name]]} for name in times}
         rows = [{**claim._asdict(), "ratio": ratio, "met": _met(claim, ratio)} for claim, ratio in ratios]
+        _written.append({"title": title, "unit": unit, "figures": figures, "claims": rows})
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps({"title": title, "unit": unit, "figures": figures, "claims": rows, **_provenance()}, indent=1)
-        )
+        path.write_text(json.dumps({**_provenance(), "reports": _written}, indent=1))
         print(f"  written to {path}", file=sys.stderr)
     return all(_met(claim, ratio) is not False for claim, ratio in ratios)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import PRNGKeyArray
+from precisionlab.packing import pack, unpack
 from precisionlab.policy import Policy, check_policy, stack_policies
 from precisionlab.training import Record, State, Step, batch_key
 
@@ -42,7 +43,7 @@ def chunks(
         The state after each chunk, and its records stacked along a leading axis of steps.
     """
     check_policy(formats, "run")
-    advance = _advance(lambda now, policy: step(now, batch(batch_key(now)), policy))
+    advance = _advance(lambda now, policy: _packed(step(now, batch(batch_key(now)), policy)))
     yield from _chunked(advance, state, formats, steps, chunk)
 
 
@@ -111,17 +112,18 @@ def sweep_chunks(
     records = (Record(None, 0, None, 0),)  # pyright: ignore[reportArgumentType]
 
     def one(now: State, policy: Policy) -> tuple[State, Record]:
-        return step(now, batch(batch_key(now)), complete(policy))
+        return _packed(step(now, batch(batch_key(now)), complete(policy)))
 
     def over(function: Callable[..., Any], state_axes: State, policy_axis: int | None, size: int) -> Callable[..., Any]:
         return jax.vmap(function, in_axes=(state_axes, policy_axis), out_axes=(state_axes, *records), axis_size=size)
 
-    if state is None:
+    def begun() -> State:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        first = jax.vmap(lambda key, policy: begin(key, complete(policy)), in_axes=(0, None), out_axes=inner)
-        state = jax.jit(jax.vmap(first, in_axes=(None, 0), out_axes=outer, axis_size=len(policies)))(keys, traced)
+        of_seeds = jax.vmap(lambda key, policy: begin(key, complete(policy)), in_axes=(0, None), out_axes=inner)
+        return jax.jit(jax.vmap(of_seeds, in_axes=(None, 0), out_axes=outer, axis_size=len(policies)))(keys, traced)
+
     every_arm = over(over(one, inner, None, len(seeds)), outer, 0, len(policies))
-    yield from _chunked(_advance(every_arm), state, traced, steps, chunk)
+    yield from _chunked(_advance(every_arm), begun() if state is None else state, traced, steps, chunk)
 
 
 def sweep(
@@ -162,9 +164,16 @@ def sweep(
 def _advance(one: Callable[[State, Policy], tuple[State, Record]]) -> Callable[..., tuple[State, Record]]:
     @partial(jax.jit, static_argnames="length", donate_argnums=0)
     def advance(state: State, formats: Policy, *, length: int) -> tuple[State, Record]:
-        return jax.lax.scan(lambda now, _: one(now, formats), state, None, length=length)
+        state, record = jax.lax.scan(lambda now, _: one(now, formats), state, None, length=length)
+        return state, record._replace(tally=unpack(record.tally))
 
     return advance
+
+
+def _packed(made: tuple[State, Record]) -> tuple[State, Record]:
+    """Dozens of scalars a step would be dozens of writes in every turn of the scan."""
+    state, record = made
+    return state, record._replace(tally=pack(record.tally))
 
 
 def _chunked(

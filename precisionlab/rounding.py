@@ -4,6 +4,7 @@ Integers, because a cast is not a rounding: compilers elide a float32 -> bfloat1
 sums, fold (x + C) - C to x, and flush subnormals. There is nothing in an integer sum that they may take away.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -123,11 +124,17 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
         if far_below is not None:
             result = jnp.where(far_below, smallest_positive(fmt, carrier), result)
 
-    # A finite value beyond the largest overflows if the mode would carry out of an odd value with every dropped bit set.
-    everything = None if random is None else ~word(0)
-    overflows = increment_of(word(3), word(1), everything) > 0
-    beyond = jnp.where(overflows | (magnitude == infinity), overflow, largest)
-    result = jnp.where(result > largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
+    carries = random is not None or mode in (nearest_even, nearest_away)
+    if carries and is_number(fmt.overflow) and math.isnan(fmt.overflow):
+        result = jnp.where(result > largest, overflow, result)  # which takes in infinities and NaN
+    elif carries and _carries_to_infinity(fmt, carrier):
+        result = jnp.where(magnitude > infinity, magnitude, result)
+    else:
+        # A finite value beyond the largest overflows if the mode would carry out of an odd value with every dropped bit set.
+        everything = None if random is None else ~word(0)
+        overflows = increment_of(word(3), word(1), everything) > 0
+        beyond = jnp.where(overflows | (magnitude == infinity), overflow, largest)
+        result = jnp.where(result > largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
 
     if is_number(fmt.zeros) and fmt.zeros == 2:
         # On a uniform grid a zero significand is a zero magnitude already; elsewhere it still holds the base.
@@ -140,6 +147,13 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
         positive = jnp.where(kept == 0, smallest, rounded)
         rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
     return from_bits(rounded, carrier)
+
+
+def _carries_to_infinity(fmt: Format, carrier: Carrier) -> bool:
+    """Whether one unit above the format's largest value is known to be the carrier's own infinity, which the sum then gives."""
+    if not all(map(is_number, fmt)) or fmt.overflow != math.inf:
+        return False
+    return float(fmt.largest) == math.ldexp(2.0 - math.ldexp(1.0, 1 - fmt.precision), carrier.bias)
 
 
 def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:

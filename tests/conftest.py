@@ -7,23 +7,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the slow tests too (exhaustive sweeps)")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: exhaustive; run with --slow, or alone with -m slow")
-    config.addinivalue_line("markers", "gpu: needs an accelerator that JAX can see")
-    if config.getoption("--slow") and config.option.markexpr == "not slow":
-        config.option.markexpr = ""
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, with the reason, and the slow tests unless they were asked for."""
-    asked = config.getoption("--slow") or config.option.markexpr
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an accelerator where there is none; `-m slow` (see pyproject.toml) picks the exhaustive tests."""
     for item in items:
-        if "slow" in item.keywords and not asked:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "gpu" in item.keywords and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="gpu: JAX finds no accelerator here, only cpu"))
 

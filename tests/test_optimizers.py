@@ -185,6 +185,35 @@ def test_what_if_formats_are_recounts() -> None:
     assert list(stagnation(track(optax.sgd(0.05), pl.BFLOAT16).init(params)).what_if) == ["bfloat16"]
 
 
+def test_what_if_of_narrow_weights_adds_the_updates_as_they_were_rounded() -> None:
+    params = parameters(["bfloat16"])
+    optimizer = track(optax.sgd(0.01), [pl.FLOAT16])
+    state, step = optimizer.init(params), stepper(optimizer)
+    for number in range(6):
+        before = round_array(params["bfloat16"], pl.FLOAT16, "nearest_even").astype(np.float32)
+        params, state, updates = step(params, state, gradients(params, number))
+        u = np.asarray(updates["bfloat16"]).astype(np.float32)
+        after = round_array(before + u, pl.FLOAT16, "nearest_even")
+        expected = recount(before, u, after, numbers=pl.FLOAT16)
+        assert_tally(stagnation(state).what_if["float16"]["bfloat16"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [pl.nearest_even, pl.stochastic], ids=pl.mode_name)
+def test_a_tracked_rounding_is_judged_by_the_update_that_went_in(mode: Any) -> None:
+    params = {"w": parameters(["bfloat16"])["bfloat16"].astype(jnp.float32)}
+    optimizer = optax.chain(optax.sgd(0.01), track(round_params(pl.BFLOAT16, mode)))
+    state, step = optimizer.init(params), stepper(optimizer)
+    for number in range(4):
+        before, grads = params, gradients(params, number)
+        params, state, _ = step(params, state, grads)
+        intended = np.float32(-0.01) * grads["w"]
+        expected = recount(before["w"], intended, params["w"], numbers=pl.BFLOAT16)
+        assert expected["swamped"] > 5
+        assert_tally(stagnation(state).tally["w"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"track: .*chain\(\.\.\., track\(round_params"):
+        track(optax.chain(optax.sgd(0.01), round_params(pl.BFLOAT16))).init(params)
+
+
 def test_ages_count_every_update_even_those_not_looked_at() -> None:
     params = parameters(["bfloat16"])
     optimizer = track(optax.sgd(3e-3), every=4, ages=True, detail=False)
@@ -219,10 +248,10 @@ def test_leaves_that_cannot_stagnate_pass_through() -> None:
 def test_buffers_may_be_donated_and_the_state_scanned() -> None:
     params = parameters()
     optimizer = track(optax.adam(1e-3), every=2)
-    step = jax.jit(stepper(optimizer), donate_argnums=(0, 1))
+    kept, step = stepper(optimizer), jax.jit(stepper(optimizer), donate_argnums=(0, 1))
     expected, state = params, optimizer.init(params)
     for number in range(4):
-        expected, state, _ = stepper(optimizer)(expected, state, gradients(expected, number))
+        expected, state, _ = kept(expected, state, gradients(expected, number))
     donated = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
     for number in range(4):
         *donated, _ = step(*donated, gradients(params, number))
@@ -263,7 +292,7 @@ def test_the_state_grows_with_the_number_of_leaves_alone() -> None:
         return two - one
 
     assert added(10, 2) == added(10_000, 2) < 100
-    assert added(10, 4) - added(10, 2) == added(10, 2) - added(10, 0) * (2 - 1)
+    assert added(10, 4) - added(10, 2) == added(10, 2) - added(10, 0) > 0
     assert added(10_000, 2, ages=True) == added(10_000, 2) + 20_001
 
 
@@ -364,13 +393,13 @@ def test_apply_updates_under_jit_adds_what_was_rounded() -> None:
     """A product in the update is rounded before it is added: no contraction, no elided cast."""
     random = np.random.default_rng(0)
     w = random.uniform(1, 2, 20_000).astype(ml_dtypes.float8_e5m2)
-    rate = (2.0**-3 * random.uniform(0.99, 1.01, w.size)).astype(np.float32)
-    grads = np.float32(2.0**-3) / rate / np.float32(2.0**-3)
+    rate = random.uniform(0.1, 1, w.size).astype(np.float32)
+    grads = np.float32(2.0**-3) / rate  # the product rounds to a tie, or beside one
     for kind in (np.float32, ml_dtypes.bfloat16):
 
         @jax.jit
         def inside(w: Any, rate: Any, grads: Any, kind: Any = kind) -> Any:
-            u = (rate * grads * 0.125).astype(kind)
+            u = (rate * grads).astype(kind)
             return apply_updates(w, u), u
 
         new, u = inside(w, rate, grads)

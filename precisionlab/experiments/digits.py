@@ -104,7 +104,7 @@ def run(config: DigitsConfig, *, journal: Journal | None = None, progress: Progr
         mode), a row for each format and mode, and the claims.
 
     Example:
-        >>> small = DigitsConfig(formats=("float8_e4m3fn",), optimizer="sgd", seeds=2, steps=20, every=10, chunk=10, hidden=(4,))
+        >>> small = DigitsConfig(formats=("bfloat16",), optimizer="sgd", seeds=2, steps=20, every=10, chunk=10, hidden=(4,))
         >>> [row["mode"] for row in run(small).rows]
         ['nearest_even', 'stochastic']
     """
@@ -252,7 +252,7 @@ def _sign(low: float, high: float) -> bool | None:
 def _verdict(config: DigitsConfig, samples: Mapping[str, np.ndarray], claims: tuple[Claim, ...]) -> str:
     shares = np.mean(samples["stagnated_fraction"], axis=-1)
     i, j = np.unravel_index(np.nanargmax(shares), shares.shape) if np.isfinite(shares).any() else (0, 0)
-    worst = f"{config.formats[i]} under {config.modes[j]} loses {100 * shares[i, j]:.1f} % of its updates"
+    worst = f"{config.formats[i]} under {config.modes[j]} loses {100 * shares[i, j]:.2f} % of its updates"
     tested = [claim for claim in claims if claim.held is not None]
     if not claims:
         return f"{worst}; with these arms there is nothing to compare."

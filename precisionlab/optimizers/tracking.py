@@ -9,10 +9,12 @@ import optax
 
 from precisionlab._typing import Array, Int, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
+from precisionlab.carriers import uncontracted
 from precisionlab.checks import check_numbers
 from precisionlab.formats import Format, name_of
 from precisionlab.optimizers.grid import RoundParamsState
 from precisionlab.optimizers.sums import is_floating, stored_sum
+from precisionlab.packing import PackedTallies, pack, unpack
 from precisionlab.rounding import round_to
 from precisionlab.stagnation import Tally, tally, widened
 
@@ -36,7 +38,7 @@ class Record(NamedTuple):
 
 
 class TrackState(NamedTuple):
-    """The state of `track`: the wrapped optimizer's own, the updates counted so far, and the latest record."""
+    """The state of `track`: the wrapped optimizer's own, the updates counted so far, and the latest record, packed."""
 
     inner: Any
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -178,13 +180,13 @@ def _look(
     asked: Mapping[str, Format],
     detail: bool,
 ) -> tuple[Any, Any]:
-    tallies = tally(weights, updates, new, grid=grid, detail=detail)
+    tallies = pack(tally(weights, updates, new, grid=grid, detail=detail))
 
-    def stored_as(fmt: Format) -> PyTree[Tally]:
+    def stored_as(fmt: Format) -> PackedTallies:
         wide = jax.tree.map(widened, weights)
         before = jax.tree.map(lambda leaf: round_to(leaf, fmt), wide)
-        after = jax.tree.map(lambda leaf, step: round_to(leaf + step.astype(leaf.dtype), fmt), before, updates)
-        return tally(before, updates, after, grid=(fmt.precision, fmt.emin), detail=detail)
+        after = jax.tree.map(lambda w, u: round_to(w + uncontracted(widened(u).astype(w.dtype)), fmt), before, updates)
+        return pack(tally(before, updates, after, grid=(fmt.precision, fmt.emin), detail=detail))
 
     return tallies, {name: stored_as(fmt) for name, fmt in asked.items()}
 
@@ -215,4 +217,5 @@ def stagnation(opt_state: Any) -> Record:
         raise ValueError("stagnation: this state holds no record; wrap the optimizer first: track(optimizer).")
     if len(found) > 1:
         raise ValueError(f"stagnation: this state holds {len(found)} records; wrap the whole optimizer once, outermost.")
-    return found[0].record
+    record = found[0].record
+    return record._replace(tally=unpack(record.tally), what_if={name: unpack(seen) for name, seen in record.what_if.items()})

@@ -127,9 +127,9 @@ class Failing:
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(whole: Any, tmp_path: Path) -> None:
     result, _, _ = whole
     opened = store.open_run(tmp_path, "digits", config_as_dict(SMALL), store.provenance(device="cpu"))
-    for segments in (1, 2, 3):  # within the first mode, between the modes, within the second
+    for appends, segments in ((2, 2), (1, 3)):  # between the modes, then within the second
         with pytest.raises(Interrupted):
-            store.complete(opened, lambda journal: run(SMALL, journal=Failing(journal, 1)))
+            store.complete(opened, lambda journal, appends=appends: run(SMALL, journal=Failing(journal, appends)))
         assert store.status(opened) == "partial"
         assert store.resume_point(opened)[0] == segments
     resumed = store.complete(opened, lambda journal: run(SMALL, journal=journal))
