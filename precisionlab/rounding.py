@@ -2,6 +2,9 @@
 
 Integers, because a cast is not a rounding: compilers elide a float32 -> bfloat16 -> float32 pair, contract products into
 sums, fold (x + C) - C to x, and flush subnormals. There is nothing in an integer sum that they may take away.
+
+One float operation earns its place by speed: below 2^emin of a format known at compile time, where the spacing is constant,
+nearest_even is an exact scaling and `lax.round`. What to do with the result is again decided on bits.
 """
 
 import math
