@@ -104,9 +104,10 @@ def run(config: DigitsConfig, *, journal: Journal | None = None, progress: Progr
         mode), a row for each format and mode, and the claims.
 
     Example:
-        >>> small = DigitsConfig(formats=("bfloat16",), optimizer="sgd", seeds=2, steps=20, every=10, chunk=10, hidden=(4,))
-        >>> [row["mode"] for row in run(small).rows]
-        ['nearest_even', 'stochastic']
+        >>> arms = {"formats": ("bfloat16", "float8_e4m3fn"), "modes": ("nearest_even",), "optimizer": "sgd", "hidden": (4,)}
+        >>> result = run(DigitsConfig(**arms, seeds=2, steps=20, every=10, chunk=20))
+        >>> [row["format"] for row in result.rows], [claim.held for claim in result.claims]
+        (['bfloat16', 'float8_e4m3fn'], [True])
     """
     if not isinstance(config, DigitsConfig):
         raise ConfigError(f"digits: expected a DigitsConfig; got {config!r}.")
