@@ -197,24 +197,25 @@ def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple
     same = (w_bits == after_bits) | ((w_size | after_size) == 0)
     asked = finite & (u_size != 0)
     stuck = asked & same
-    masks = [asked & ~same, stuck, finite & (u_size == 0), ~finite]
+    masks = [asked & ~same, stuck, finite & (u_size == 0)]
     if stored_update is not None:
-        survives = (to_bits(kept, carrier) & magnitude) != 0
-        masks = [masks[0], stuck & survives, *masks[2:], stuck & ~survives]
+        masks.append(stuck & ((to_bits(kept, carrier) & magnitude) == 0))
     if detail:
         bins = jnp.where(asked, _bin(w_size, u_size, grid, carrier), -1)
         masks += [bins == index for index in range(_BINS)]
     counts = _count(masks)
-    landed, swamped, zero, nonfinite = counts[:4]
-    underflowed = counts[4] if stored_update is not None else jnp.int32(0)
+    landed, stagnated, zero = counts[:3]
+    underflowed = counts[3] if stored_update is not None else jnp.int32(0)
+    # The fates are exclusive, so what is left over needs no mask of its own.
+    swamped, nonfinite = stagnated - underflowed, jnp.int32(w.size) - landed - stagnated - zero
     if not detail:
         return Tally(landed, swamped, underflowed, zero, nonfinite, None, None, None, None, None)
     safe, step = jnp.where(finite, u, 0), jnp.where(finite, after - w, 0)
     size = jnp.abs(safe)
     sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
-    mass, stagnated, along, square = sums
+    mass, mass_lost, along, square = sums
     histogram = jnp.stack(counts[-_BINS:])
-    return Tally(landed, swamped, underflowed, zero, nonfinite, mass, stagnated, along, square, histogram)
+    return Tally(landed, swamped, underflowed, zero, nonfinite, mass, mass_lost, along, square, histogram)
 
 
 def _count(masks: list[Array]) -> list[Array]:
