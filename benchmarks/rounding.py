@@ -62,6 +62,9 @@ def main() -> bool:
             Claim(f"{name} stochastic", "x + 1", random),
             Claim(f"{name} nearest_even traced", f"{name} nearest_even", 1.05),
         ]
+    threefry = pl.Stochastic(generator=jax.random.bits)
+    cases["bfloat16 stochastic, threefry"] = in_place(lambda x, k: pl.round_to(x, pl.BFLOAT16, threefry, key=k), key)
+    claims.append(Claim("bfloat16 stochastic, threefry", "bfloat16 stochastic", None))
     times = measure(cases, repeats=15)
     met = report("round_to, 2^24 float32 in place", times, dict.fromkeys(times, SIZE * 1e-9), "ns/element", claims)
     del cases

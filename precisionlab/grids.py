@@ -7,7 +7,8 @@ the exponent in the base. The values of the format in the binade of x are then t
 
 the first term for the bits the format lacks everywhere, the second for those it lacks below 2^emin. Rounding, the spacing at
 x and its neighbours are integer arithmetic on these three words. Where the format has the carrier's own exponent range the
-second term vanishes, the base with it, and the whole ladder is one uniform grid: that case costs a third of the operations.
+second term vanishes, the base with it, and the whole ladder is one uniform grid: that case costs half of the instructions or
+less.
 """
 
 import math

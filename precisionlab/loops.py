@@ -142,7 +142,7 @@ def sweep(
         step: from `make_step`.
         begin: `begin(key, policy)` gives the first state, such as `lambda key, policy: start(init(key), optimizer, policy,
             key=key)`.
-        batch: `batch(key)` gives the batch of one step; all formats see the same batches for the same seed.
+        batch: `batch(key)` gives the batch of one step; for one seed all formats see the same batches and random bits.
         formats: the policies, one for each arm.
         seeds: the seeds, which pair the arms.
         steps: how many steps to make.

@@ -89,7 +89,7 @@ class Stochastic:
             r bits the probability is rounded down to a multiple of 2^-r, as in hardware that adds r bits and truncates:
             what is below 2^-r of a unit is lost again.
         generator: `generator(key, shape, dtype)` gives uniform unsigned words: `counter_hash` (fast), or
-            `jax.random.bits` (threefry, some sixty times the cost).
+            `jax.random.bits` (threefry, some twenty times the cost of it all).
     """
 
     bits: int | None = None

@@ -2,7 +2,8 @@
 
 Stochastic rounding needs one random word an entry and little more from it than that each bit be fair and that neighbours,
 steps and leaves be unrelated. Hashing the position of the entry together with the key gives that for about ten integer
-operations, which the compiler fuses into the rounding; a cryptographic generator costs sixty times the rounding itself.
+operations, which the compiler fuses into the rounding; a counter-based cryptographic one (threefry) costs some
+twenty times as much as rounding and hashing together (`benchmarks.rounding`).
 
 The mixing steps (a multiplication by an odd constant, a right shift folded in with xor) are invertible, so that within one
 key no word repeats before 2^32 entries. The constants are those found by C. Wellons' search for low bias in 32-bit

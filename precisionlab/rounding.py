@@ -175,7 +175,7 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
 
     Below 2^emin the spacing is constant. In units of it, and the multiplication by a power of two is exact, rounding is
     `lax.round`: an operation of its own, with nothing to fold or contract, on operands that flushing cannot hurt because the
-    spacing is a normal number. It takes two thirds of the instructions that shifting by a variable amount takes.
+    spacing is a normal number. It takes half of the instructions that shifting by a variable amount takes.
     """
     word, spacing = carrier.word, fmt.emin - fmt.precision + 1
     shift = word(carrier.precision - fmt.precision)

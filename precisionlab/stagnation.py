@@ -130,7 +130,7 @@ def tally(
         stored_update: the updates as rounded to their own format, where that loses something; without it no update counts
             as underflowed.
         grid: `(precision, emin)` of the stored format, for the histogram; by default those of the dtype of `old`.
-        detail: False counts the five fates and leaves the sums and the histogram at None, at a quarter of the cost.
+        detail: False counts the five fates and leaves the sums and the histogram at None, at a fraction of the cost.
 
     Returns:
         A `Tally` for an array, a tree of them for a tree. Counts are exact up to 2^31 entries a leaf. Sums are computed in

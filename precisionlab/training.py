@@ -125,7 +125,7 @@ def make_step(
         optimizer: any Optax optimizer, learning rate included.
         modes: one rounding mode for every site, or a `Policy` of modes (None there means nearest_even).
         every: read the fates of one update in `every`.
-        detail: False counts fates alone, without masses, descent quality and histogram, at a quarter of the cost.
+        detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         dtypes: a `Policy` of native dtypes for `weights`, `gradients` and `updates`: arrays are then really stored in them,
             rounded by the hardware's or the compiler's casts, and `formats` must stay empty.
 

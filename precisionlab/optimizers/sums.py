@@ -92,7 +92,7 @@ def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array
 
 
 def _sum_to_odd(a: Array, b: Array) -> Array:
-    """A + b rounded to odd in the carrier: a later rounding to fewer bits is then a rounding of the exact sum.
+    """The sum a + b, rounded to odd in the carrier: a later rounding to fewer bits is then a rounding of the exact sum.
 
     The error of the rounded sum is itself a float (O. Moller, D. Knuth: TwoSum); where it is not zero the last bit of the
     result is made odd, towards the error (S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums", 2008).

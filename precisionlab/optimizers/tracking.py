@@ -64,8 +64,9 @@ def track(
         optimizer: any Optax gradient transformation.
         formats: formats to ask about: how much would be lost if the weights were stored in each, rounded to nearest even,
             while training goes on as it is. A sequence is recorded under the formats' names, a mapping under its keys.
-        every: look at one update in `every`; the others cost next to nothing.
-        detail: False counts fates alone, without masses, descent quality and histogram, at a quarter of the cost.
+        every: look at one update in `every`. The others cost a tenth of a step or so on CPUs, because the update has to be
+            stored for the choice.
+        detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
 
