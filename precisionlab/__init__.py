@@ -2,6 +2,28 @@
 
 from precisionlab import optimizers, problems
 from precisionlab.ages import Ages, mean_age, never_moved_fraction, start_ages, update_ages
+from precisionlab.arithmetic import (
+    Accumulation,
+    ErrorProfile,
+    Operation,
+    ScopeWarning,
+    dot,
+    error_profile,
+    simulate,
+)
+from precisionlab.blocks import (
+    BLOCK_FORMATS,
+    MXFP4,
+    MXFP6_E2M3,
+    MXFP6_E3M2,
+    MXFP8_E4M3,
+    MXFP8_E5M2,
+    MXINT8,
+    NVFP4,
+    BlockFormat,
+    block_scales,
+    round_blocks,
+)
 from precisionlab.checks import DoubleRoundingWarning, check_format
 from precisionlab.formats import (
     BFLOAT16,
@@ -46,14 +68,17 @@ from precisionlab.modes import (
     toward_zero,
     upward,
 )
+from precisionlab.native import Difference, native_difference
 from precisionlab.policy import Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
+from precisionlab.rules import Rules
 from precisionlab.stagnation import HISTOGRAM_EDGES, Tally, by_path, tally, total
 from precisionlab.training import Record, State, make_step, start
 
 __all__ = [
     "BFLOAT16",
+    "BLOCK_FORMATS",
     "FLOAT4_E2M1FN",
     "FLOAT6_E2M3FN",
     "FLOAT6_E3M2FN",
@@ -71,21 +96,38 @@ __all__ = [
     "FORMATS",
     "HISTOGRAM_EDGES",
     "MODES",
+    "MXFP4",
+    "MXFP6_E2M3",
+    "MXFP6_E3M2",
+    "MXFP8_E4M3",
+    "MXFP8_E5M2",
+    "MXINT8",
+    "NVFP4",
     "TFLOAT32",
+    "Accumulation",
     "Ages",
+    "BlockFormat",
+    "Difference",
     "DoubleRoundingWarning",
+    "ErrorProfile",
     "Format",
     "Mode",
+    "Operation",
     "Policy",
     "Record",
+    "Rules",
+    "ScopeWarning",
     "State",
     "Stochastic",
     "Tally",
+    "block_scales",
     "by_path",
     "check_format",
     "chunks",
     "counter_hash",
+    "dot",
     "downward",
+    "error_profile",
     "expected_lost_fraction",
     "finite_values",
     "fixed_point",
@@ -95,15 +137,18 @@ __all__ = [
     "mean_age",
     "mode_name",
     "name_of",
+    "native_difference",
     "nearest_away",
     "nearest_even",
     "neighbors",
     "never_moved_fraction",
     "optimizers",
     "problems",
+    "round_blocks",
     "round_to",
     "run",
     "saturating",
+    "simulate",
     "stack_formats",
     "start",
     "start_ages",

@@ -4,6 +4,7 @@ This is the work behind `precisionlab run`; whatever goes wrong becomes a `Failu
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from precisionlab.configs import ConfigError, config_as_dict, parse_config, pars
 from precisionlab.runs import store
 from precisionlab.runs.results import Result
 
-__all__ = ["completed", "draw", "experiment_named", "requested_config", "sentences"]
+__all__ = ["completed", "draw", "experiment_named", "placed", "requested_config", "sentences"]
 
 
 @contextlib.contextmanager
@@ -44,6 +45,20 @@ def experiment_named(name: str | None) -> Any:
     if name not in experiments.EXPERIMENTS:
         raise Failure(f'unknown experiment "{name}"; {allowed_names(name, sorted(experiments.EXPERIMENTS))}', 2)
     return experiments.EXPERIMENTS[name]
+
+
+def placed(experiment: Any, placement: str | None, settings: Sequence[str]) -> Sequence[str]:
+    """The settings, with the sites that a placement stands for."""
+    if placement is None:
+        return settings
+    placements = import_module("precisionlab.policy").PLACEMENTS
+    if placement not in placements:
+        raise Failure(f'--placement: unknown placement "{placement}"; {allowed_names(placement, list(placements))}', 2)
+    if "sites" not in {field.name for field in dataclasses.fields(experiment.config)}:
+        raise Failure(f"--placement: {experiment.name} has no sites to round; run it without.", 2)
+    if any(setting.partition("=")[0].strip() == "sites" for setting in settings):
+        raise Failure("--placement and --set sites=... say the same thing; give one of them.", 2)
+    return [*settings, f"sites={','.join(placements[placement])}"]
 
 
 def requested_config(experiment: Any, file: Path | None, settings: Sequence[str], quick: bool) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "Carrier",
     "as_float64",
     "carrier_of",
+    "computed_once",
     "from_bits",
     "power_of_two",
     "to_bits",
@@ -133,6 +134,19 @@ def uncontracted(x: Array) -> Array:
     CPU compilers contract a * b + c into one rounding, through barriers and bitcasts; a select on NaN they leave alone.
     """
     return jnp.where(x == x, x, jnp.asarray(jnp.nan, x.dtype))
+
+
+def computed_once(x: Array) -> Array:
+    """x, as a value that XLA stores rather than computes anew for each of its uses.
+
+    XLA duplicates what it thinks is cheap into every consumer, and a rounding is a dozen integer operations, all of them
+    cheap: in a chain of roundings the work doubles at every fork. Divisions of floats it thinks dear, and leaves where they
+    are. This one is by a one that only the last stage of the compiler sees through (no word has 64 bits set), and removes.
+    """
+    carrier = CARRIERS[x.dtype.name]
+    bits = to_bits(x, carrier)
+    nothing = lax.population_count(bits) >> carrier.word(7)
+    return x / from_bits(carrier.word(carrier.bias << carrier.fraction_bits) | nothing, carrier)
 
 
 def power_of_two(exponent: Array, carrier: Carrier) -> Array:

@@ -97,6 +97,7 @@ def cli(context: click.Context) -> None:
 @click.argument("experiment", required=False)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML or JSON file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set one key; may be repeated.")
+@click.option("--placement", metavar="NAME", help="What is rounded: weights, gradients (and weights), or all (arithmetic too).")
 @click.option("--quick", is_flag=True, help="A smaller version that shows the same things in less time.")
 @click.option("--fresh", is_flag=True, help="Delete what this very run has stored, and start again.")
 @_RUNS
@@ -105,6 +106,7 @@ def run(
     experiment: str | None,
     file: Path | None,
     settings: tuple[str, ...],
+    placement: str | None,
     quick: bool,
     fresh: bool,
     root: Path,
@@ -117,15 +119,16 @@ def run(
 
     \b
     precisionlab run digits --set formats=float32,bfloat16 --set seeds=4
+    precisionlab run bytes --quick --placement all
     """  # noqa: D301
-    from precisionlab._running import completed, draw, experiment_named, requested_config, sentences
+    from precisionlab._running import completed, draw, experiment_named, placed, requested_config, sentences
     from precisionlab.runs import results
 
     # Figures go to files: no window system is needed, and none is asked. Set before anything imports matplotlib.
     os.environ.setdefault("MPLBACKEND", "Agg")
     chosen = experiment_named(experiment)
     with sentences():
-        config = requested_config(chosen, file, settings, quick)
+        config = requested_config(chosen, file, placed(chosen, placement, settings), quick)
         opened, found = completed(chosen, config, root, fresh)
     figure = draw(chosen.figure, found, opened.folder)
     if as_json:

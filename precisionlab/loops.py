@@ -14,7 +14,7 @@ import numpy as np
 
 from precisionlab._typing import PRNGKeyArray
 from precisionlab.packing import pack, unpack
-from precisionlab.policy import Policy, check_policy, stack_policies
+from precisionlab.policy import Policy, check_policy, split_policy, stack_policies
 from precisionlab.training import Record, State, Step, batch_key
 
 __all__ = ["chunks", "read_records", "run", "sweep", "sweep_chunks"]
@@ -42,9 +42,9 @@ def chunks(
     Yields:
         The state after each chunk, and its records stacked along a leading axis of steps.
     """
-    check_policy(formats, "run")
-    advance = _advance(lambda now, policy: _packed(step(now, batch(batch_key(now)), policy)))
-    yield from _chunked(advance, state, formats, steps, chunk)
+    numbers, complete = split_policy(check_policy(formats, "run"))
+    advance = _advance(lambda now, policy: _packed(step(now, batch(batch_key(now)), complete(policy))))
+    yield from _chunked(advance, state, numbers, steps, chunk)
 
 
 def run(
@@ -107,9 +107,9 @@ def sweep_chunks(
     traced, complete = stack_policies(policies)
     # The step count is the same everywhere: unbatched, it keeps `every` a branch instead of a select. The key depends on the
     # seed alone: batches and random bits are drawn once for all formats, which pairs the arms besides saving their cost.
-    inner = State(None, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
+    inner = State(None, 0, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
     outer = inner._replace(key=None)  # pyright: ignore[reportArgumentType]
-    records = (Record(None, 0, None, 0),)  # pyright: ignore[reportArgumentType]
+    records = (Record(None, 0, None, 0, 0, 0),)  # pyright: ignore[reportArgumentType]
 
     def one(now: State, policy: Policy) -> tuple[State, Record]:
         return _packed(step(now, batch(batch_key(now)), complete(policy)))
@@ -158,7 +158,8 @@ def sweep(
     states, records = zip(*sweep_chunks(step, begin, batch, formats, seeds, steps=steps, chunk=chunk), strict=True)
     moved = read_records(records, axis=0)
     ahead = partial(jnp.moveaxis, source=0, destination=2)
-    return states[-1], moved._replace(loss=ahead(moved.loss), tally=jax.tree.map(ahead, moved.tally))
+    arms = {name: jax.tree.map(ahead, getattr(moved, name)) for name in ("loss", "tally", "skipped", "scale")}
+    return states[-1], moved._replace(**arms)
 
 
 def _advance(one: Callable[[State, Policy], tuple[State, Record]]) -> Callable[..., tuple[State, Record]]:

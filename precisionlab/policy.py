@@ -10,11 +10,24 @@ dtype, or None for "left as it is" (float32, the carrier).
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
+from precisionlab.blocks import BLOCK_FORMATS, BlockFormat
 from precisionlab.carriers import FLOAT32_CARRIER
 from precisionlab.checks import require_fits
-from precisionlab.formats import FLOAT32, Format, is_concrete, name_of, stack_formats
+from precisionlab.formats import FLOAT32, Format, is_concrete, stack_formats
+from precisionlab.rules import check_rules, describe_rules
 
-__all__ = ["Policy", "check_policy", "describe", "stack_policies"]
+__all__ = ["PLACEMENTS", "Policy", "check_policy", "describe", "split_policy", "stack_policies"]
+
+PLACEMENTS: dict[str, tuple[str, ...]] = {
+    "weights": ("weights",),
+    "gradients": ("weights", "gradients"),
+    "all": ("weights", "compute", "gradients"),
+}
+"""Common choices of sites by name: what is stored, what is exchanged as well, and the arithmetic too."""
+
+_BLOCKS = ("weights", "gradients", "updates")
 
 
 class Policy(NamedTuple):
@@ -22,10 +35,13 @@ class Policy(NamedTuple):
 
     Attributes:
         weights: the stored parameters.
-        compute: every operation of the loss and its gradient.
+        compute: every operation of the loss and its gradient, which also reads its arguments (weights, batch) in that format;
+            `Rules` give each primitive or named scope its own.
         gradients: the gradients, as handed to the optimizer.
         updates: the optimizer's updates, before they are added.
         moments: the optimizer's per-parameter state.
+
+    Weights, gradients and updates also take a `BlockFormat`, with blocks along the last axis; a single number is a block.
 
     Example:
         >>> from precisionlab.formats import BFLOAT16
@@ -52,15 +68,14 @@ def check_policy(policy: Any, where: str) -> Policy:
     if not isinstance(policy, Policy):
         raise TypeError(f"{where}: expected a Policy, such as Policy(weights=precisionlab.BFLOAT16); got {policy!r}.")
     for site, fmt in policy._asdict().items():
-        if fmt is None:
+        if site == "compute":
+            check_rules(fmt, f"{where}: Policy.compute")
+            continue
+        if fmt is None or (isinstance(fmt, BlockFormat) and site in _BLOCKS):
             continue
         if not isinstance(fmt, Format):
-            raise TypeError(f"{where}: Policy.{site} must be a Format or None; got {fmt!r}.")
-        if site == "compute":
-            raise ValueError(
-                f"{where}: a training step rounds what is stored and exchanged (weights, gradients, updates, moments), not "
-                f"each operation of the loss; leave Policy.compute at None."
-            )
+            allowed = "a Format, a BlockFormat or None" if site in _BLOCKS else "a Format or None"
+            raise TypeError(f"{where}: Policy.{site} must be {allowed}; got {fmt!r}.")
         if is_concrete(fmt):
             require_fits(fmt, FLOAT32_CARRIER, f"{where}: Policy.{site}")
     return policy
@@ -74,15 +89,42 @@ def describe(policy: Policy) -> str:
         >>> describe(Policy(weights=BFLOAT16))
         'weights bfloat16'
     """
-    parts = [f"{site} {name_of(fmt)}" for site, fmt in policy._asdict().items() if fmt is not None]
+    parts = [f"{site} {_described(entry)}" for site, entry in policy._asdict().items() if entry is not None]
     return ", ".join(parts) or "float32 throughout"
 
 
-def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Callable[[Policy], Policy]]:
+def _described(entry: Any) -> str:
+    return next((name for name, known in BLOCK_FORMATS.items() if known == entry), describe_rules(entry))
+
+
+Complete = Callable[[Policy], Policy]
+"""Puts back into a traced policy what was kept out of it."""
+
+
+def split_policy(policy: Policy) -> tuple[Policy, Complete]:
+    """A policy as an argument of a jitted function: its formats are numbers, its block formats are structure.
+
+    Returns:
+        `(numbers, complete)`: the policy with None in place of block formats, and a function that puts them back.
+
+    Example:
+        >>> from precisionlab.blocks import MXFP8_E4M3
+        >>> numbers, complete = split_policy(Policy(weights=MXFP8_E4M3))
+        >>> numbers.weights is None, complete(numbers).weights == MXFP8_E4M3
+        (True, True)
+    """
+    leaves, structure = jax.tree.flatten(policy, is_leaf=_is_entry)
+    blocks = [leaf if isinstance(leaf, BlockFormat) else {} for leaf in leaves]
+    numbers = [None if isinstance(leaf, BlockFormat) else leaf for leaf in leaves]
+    return jax.tree.unflatten(structure, numbers), lambda traced: _completed(traced, blocks)
+
+
+def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Complete]:
     """Many policies as one traced argument with a leading axis, for a single compilation over all.
 
     Numbers in which all the policies agree need not be traced: whether there are subnormals, or a -0, is nearly always the
-    same throughout, and knowing it makes the rounding a third cheaper.
+    same throughout, and knowing it makes the rounding a third cheaper. Block formats are never traced, so all the policies must
+    agree in them.
 
     Args:
         policies: at least one; where only some leave a site alone, the others' sites count as float32.
@@ -92,27 +134,62 @@ def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Callable[[Policy
         numbers back into one traced slice of it.
 
     Raises:
-        ValueError: if there is nothing to stack.
+        ValueError: if there is nothing to stack, or the policies differ in more than the numbers of their formats.
     """
     policies = list(policies)
     if not policies:
         raise ValueError("stack_policies: got no policies; give at least one, such as [Policy(weights=BFLOAT16)].")
-    stacked, shared = {}, {}
+    stacked, shared = [], []
     for site in Policy._fields:
-        formats = [getattr(policy, site) for policy in policies]
-        if all(fmt is None for fmt in formats):
+        entries = [getattr(policy, site) for policy in policies]
+        structures = [jax.tree.structure(entry, is_leaf=_is_entry) for entry in entries if entry is not None]
+        if not structures:
+            stacked.append(None)
+            shared.append({})
             continue
-        formats = [FLOAT32 if fmt is None else fmt for fmt in formats]
-        columns = stack_formats(formats)
-        same = {
-            field: getattr(formats[0], field)
-            for field in ("subnormals", "zeros")
-            if len({getattr(fmt, field) for fmt in formats}) == 1
-        }
-        stacked[site] = columns._replace(**dict.fromkeys(same))
-        shared[site] = same
+        if any(structure != structures[0] for structure in structures):
+            raise ValueError(
+                f"stack_policies: the policies have different rules at {site}, and what is stacked differs in numbers alone; "
+                f"give the same primitives and scopes a format in each of them, or sweep them one by one."
+            )
+        empty = [None] * structures[0].num_leaves
+        leaves = [empty if entry is None else jax.tree.leaves(entry, is_leaf=_is_entry) for entry in entries]
+        columns = [_stacked(column, site) for column in zip(*leaves, strict=True)]
+        stacked.append(jax.tree.unflatten(structures[0], [column for column, _ in columns]))
+        shared += [same for _, same in columns]
+    return Policy(*stacked), lambda traced: _completed(traced, shared)
 
-    def complete(traced: Policy) -> Policy:
-        return traced._replace(**{site: getattr(traced, site)._replace(**same) for site, same in shared.items()})
 
-    return Policy(**stacked), complete
+def _is_entry(node: Any) -> bool:
+    return node is None or isinstance(node, Format | BlockFormat)
+
+
+def _stacked(entries: Sequence[Any], site: str) -> tuple[Format | None, Any]:
+    """Entries of one place in all policies: what is traced, and what they share."""
+    if any(isinstance(entry, BlockFormat) for entry in entries):
+        if any(entry != entries[0] for entry in entries):
+            names = ", ".join(dict.fromkeys("none" if entry is None else _described(entry) for entry in entries))
+            raise ValueError(
+                f"stack_policies: {site} differ in a block format, which is compiled in and cannot be stacked ({names}); "
+                f"give all the policies the same there, or sweep them one by one."
+            )
+        return None, entries[0]
+    if all(entry is None for entry in entries):
+        return None, {}
+    formats = [FLOAT32 if entry is None else entry for entry in entries]
+    same = {
+        field: getattr(formats[0], field)
+        for field in ("subnormals", "zeros")
+        if len({getattr(fmt, field) for fmt in formats}) == 1
+    }
+    return stack_formats(formats)._replace(**dict.fromkeys(same)), same
+
+
+def _completed(traced: Policy, shared: Sequence[Any]) -> Policy:
+    leaves, structure = jax.tree.flatten(traced, is_leaf=_is_entry)
+    pairs = zip(leaves, shared, strict=True)
+    return jax.tree.unflatten(structure, [same if isinstance(same, BlockFormat) else _with(leaf, same) for leaf, same in pairs])
+
+
+def _with(leaf: Format | None, same: dict[str, Any]) -> Format | None:
+    return None if leaf is None else leaf._replace(**same)

@@ -19,7 +19,7 @@ from jax import lax
 
 from precisionlab._typing import Array, PRNGKeyArray, UInt
 
-__all__ = ["check_key", "counter_hash", "fold"]
+__all__ = ["check_key", "counter_hash", "fold", "hash_positions", "key_rows"]
 
 _FIRST, _SECOND, _GOLDEN = np.uint32(0x7FEB352D), np.uint32(0x846CA68B), np.uint32(0x9E3779B9)
 
@@ -90,7 +90,28 @@ def counter_hash(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = np.uint
         >>> counter_hash(jax.random.key(0), (2, 3)).shape
         (2, 3)
     """
+    return hash_positions(jnp.stack(_key_words(key)), shape, dtype)
+
+
+def key_rows(key: PRNGKeyArray, start: int, count: int) -> UInt[Array, "count 2"]:
+    """Many keys at once, each two words for `hash_positions`: one vector operation in place of a dozen scalar ones for each.
+
+    Args:
+        key: a JAX random key, typed or raw.
+        start: the number of the first; the same key and number give the same words.
+        count: how many.
+
+    Returns:
+        Words of shape (count, 2); a row is also a raw key.
+    """
     first, second = _key_words(key)
+    number = jnp.arange(count, dtype=jnp.uint32) + np.uint32(start)
+    return jnp.stack([_mix(_mix(first + number * _GOLDEN) + second), _mix(second ^ _mix(number + _FIRST))], axis=1)
+
+
+def hash_positions(words: UInt[Array, "2"], shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:
+    """Uniform words, as `counter_hash` gives them, from two words that are well mixed already."""
+    first, second = words[0], words[1]
     counter = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):

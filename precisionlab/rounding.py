@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.carriers import CARRIERS, Carrier, from_bits, power_of_two, to_bits
+from precisionlab.carriers import CARRIERS, Carrier, computed_once, from_bits, power_of_two, to_bits
 from precisionlab.checks import require_fits
 from precisionlab.formats import Format, is_concrete, name_of
 from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate, smallest_positive
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
-from precisionlab.randomness import check_key
+from precisionlab.randomness import check_key, counter_hash, hash_positions
 
-__all__ = ["round_carrier", "round_to"]
+__all__ = ["round_carrier", "round_result", "round_to", "stored", "straight_through"]
 
 
 def round_to(
@@ -82,15 +82,51 @@ def round_to(
         random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint)
     if backward is not None:
         array = _rounded_cotangent(array, backward)
+    fixed, traced = _split(fmt)
+    return straight_through(array, _round(lax.stop_gradient(array), random, traced, fixed=fixed, mode=mode))
+
+
+def round_result(x: Array, fmt: Format, mode: Mode, words: Array | None) -> Array:
+    """What `round_to` computes, for one of many operations: unchecked, and stored rather than computed anew for each use.
+
+    Args:
+        x: float32 or float64.
+        fmt: a format that fits.
+        mode: a rounding mode.
+        words: for stochastic modes, the two words of a row of `randomness.key_rows`.
+    """
+    fixed, traced = _split(fmt)
+    return straight_through(x, _round_stored(lax.stop_gradient(x), words, traced, fixed=fixed, mode=mode))
+
+
+def stored(x: Array) -> Array:
+    """X unrounded, but stored as results of `round_result` are."""
+    return straight_through(x, computed_once(lax.stop_gradient(x)))
+
+
+def _split(fmt: Format) -> tuple[Format, Format]:
+    """The numbers that are known, and those that are traced."""
     fixed = Format(*(field if is_number(field) else None for field in fmt))
-    traced = Format(*(None if is_number(field) else field for field in fmt))
-    return _straight_through(array, _round(lax.stop_gradient(array), random, traced, fixed=fixed, mode=mode))
+    return fixed, Format(*(None if is_number(field) else field for field in fmt))
+
+
+def _join(traced: Format, fixed: Format) -> Format:
+    return Format(*(field if number is None else number for field, number in zip(traced, fixed, strict=True)))
 
 
 @partial(jax.jit, static_argnames=("fixed", "mode"), inline=True)
 def _round(x: Array, random: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
-    fmt = Format(*(field if number is None else number for field, number in zip(traced, fixed, strict=True)))
-    return round_carrier(x, fmt, mode, random, CARRIERS[x.dtype.name])
+    return round_carrier(x, _join(traced, fixed), mode, random, CARRIERS[x.dtype.name])
+
+
+@partial(jax.jit, static_argnames=("fixed", "mode"))
+def _round_stored(x: Array, words: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
+    # Not inlined: hundreds of equal roundings are traced and lowered once.
+    random, carrier = None, CARRIERS[x.dtype.name]
+    if isinstance(mode, Stochastic) and words is not None:
+        hashed = mode.generator is counter_hash
+        random = hash_positions(words, x.shape, carrier.uint) if hashed else mode.generator(words, x.shape, carrier.uint)
+    return computed_once(round_carrier(x, _join(traced, fixed), mode, random, carrier))
 
 
 def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carrier: Carrier) -> Array:
@@ -187,16 +223,16 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
 
 
 @jax.custom_jvp
-def _straight_through(x: Array, rounded: Array) -> Array:
+def straight_through(x: Array, rounded: Array) -> Array:
     """The rounded values with the derivative of the identity."""
     del x
     return rounded
 
 
-@_straight_through.defjvp
+@straight_through.defjvp
 def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # Through itself again, so that second derivatives see the identity too.
-    return _straight_through(*primals), tangents[0]
+    return straight_through(*primals), tangents[0]
 
 
 @jax.custom_vjp

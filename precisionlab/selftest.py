@@ -11,7 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from precisionlab import backend, canaries
+from precisionlab import backend, canaries, native
 from precisionlab.formats import FORMATS
 from precisionlab.rounding import round_to
 
@@ -39,7 +39,7 @@ class Check(NamedTuple):
 
 
 def run_checks() -> tuple[Check, ...]:
-    """Every check, on JAX's default backend; some five seconds, most of them compilation.
+    """Every check, on JAX's default backend; some ten seconds, most of them compilation.
 
     JAX's global configuration is left as it is. One check starts a second Python process, because it may crash.
 
@@ -47,7 +47,7 @@ def run_checks() -> tuple[Check, ...]:
         >>> [check.name for check in run_checks() if not check.ok]
         []
     """
-    return (*_facts(), _own_rounding(), _rows(), _products(), _crash())
+    return (*_facts(), _native(), _own_rounding(), _rows(), _products(), _crash())
 
 
 def _facts() -> tuple[Check, ...]:
@@ -124,6 +124,21 @@ def _facts() -> tuple[Check, ...]:
             True,
             f"{INTEGERS}, and keeps subnormals; lax.reduce_precision is not used.",
         ),
+    )
+
+
+def _native() -> Check:
+    asked = [
+        (name, dtype) for dtype in ("bfloat16", "float16") for name in ("a * b + c", "a / 3", "sum of 256", "softmax of 256")
+    ]
+    shares = {pair: native.compare_one(*pair) for pair in asked}
+    facts = [f"{name} in {dtype}: {found.refused or f'{found.share:.1%}'}" for (name, dtype), found in shares.items()]
+    return Check(
+        "native arithmetic",
+        "In how many results does native arithmetic under jit differ from every operation rounded to its dtype?",
+        f"{'; '.join(facts)}.",
+        True,
+        "precisionlab.simulate rounds every operation; `python -m precisionlab.native` prints the whole comparison.",
     )
 
 

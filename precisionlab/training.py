@@ -21,11 +21,15 @@ import optax
 
 from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
-from precisionlab.carriers import uncontracted
+from precisionlab.arithmetic import Accumulation, simulate
+from precisionlab.blocks import BlockFormat, round_blocks
+from precisionlab.carriers import FLOAT32_CARRIER, uncontracted
 from precisionlab.formats import FORMATS, Format
+from precisionlab.loss_scaling import LossScale, all_finite, next_scale, scale_loss, select_step, unscale
 from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
 from precisionlab.policy import Policy, check_policy
 from precisionlab.rounding import round_to
+from precisionlab.rules import check_mode_rules, every_rule
 from precisionlab.stagnation import Tally, tally, widened
 
 __all__ = ["Record", "State", "Step", "batch_key", "make_step", "start"]
@@ -38,11 +42,12 @@ class State(NamedTuple):
     """What the next step needs.
 
     Attributes:
-        step: updates made so far.
+        step: steps made so far, those included that loss scaling skipped: batches and random bits go on.
         params: the stored weights.
         optimizer: the optimizer's state.
         key: the root of all randomness; the bits of a step derive from (key, step), so a resumed run repeats them.
         ages: when each entry last moved, or None if nobody asked.
+        loss_scale: the scale of the next loss, or None for no scaling.
     """
 
     step: Int[Array, ""]
@@ -50,22 +55,27 @@ class State(NamedTuple):
     optimizer: Any
     key: PRNGKeyArray
     ages: Ages | None
+    loss_scale: LossScale | None = None
 
 
 class Record(NamedTuple):
     """What one looks at; stacked along a leading axis by `run`, and after axes for format and seed by `sweep`.
 
     Attributes:
-        step: the number of the update, from 1.
-        loss: the loss before it.
+        step: the number of the step, from 1.
+        loss: the loss before it, without any scale.
         read: whether the fates were read in this step (one in `every`); if not, the tally is all zeros.
-        tally: a `Tally` for each leaf of the parameters.
+        tally: a `Tally` for each leaf of the parameters. A skipped step asks nothing: every entry counts as `zero`.
+        skipped: whether loss scaling skipped the step because its gradients were not finite; None without scaling.
+        scale: what the loss was multiplied by; None without scaling.
     """
 
     step: Int[Array, ""]
     loss: Float[Array, ""]
     read: Bool[Array, ""]
     tally: PyTree[Tally]
+    skipped: Bool[Array, ""] | None = None
+    scale: Float[Array, ""] | None = None
 
 
 Step = Callable[..., tuple[State, Record]]
@@ -80,6 +90,7 @@ def start(
     key: PRNGKeyArray | int = 0,
     dtypes: Policy | None = None,
     ages: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> State:
     """The state before the first step, with the weights already on their grid (rounded to nearest even).
 
@@ -90,23 +101,39 @@ def start(
         key: root of all randomness, a JAX key or a seed.
         dtypes: native storage instead of simulation, see `make_step`.
         ages: remember when each entry last moved (4 bytes an entry).
+        loss_scale: `static_loss_scale(...)` or `dynamic_loss_scale(...)`: the steps multiply the loss by it before they
+            differentiate, round the gradients so scaled at their site, and divide them in float32. A step whose gradients
+            are not finite then changes nothing but the step count and the scale.
 
     Returns:
         The initial `State`.
 
     Raises:
-        TypeError, ValueError: for a policy that is none, or formats that do not fit float32.
+        TypeError, ValueError: for a policy that is none, formats that do not fit float32, or a loss scale that is none.
+
+    Example:
+        >>> from precisionlab.formats import FLOAT16
+        >>> from precisionlab.loss_scaling import static_loss_scale
+        >>> optimizer, formats, x = optax.sgd(1.0), Policy(gradients=FLOAT16), 2.0**-26  # x rounds to zero in float16
+        >>> step = jax.jit(make_step(lambda w, batch: jnp.sum(w * x), optimizer))
+        >>> begun = start(jnp.zeros(1), optimizer, formats, loss_scale=static_loss_scale(1024))
+        >>> [float(step(state, None, formats)[0].params[0]) for state in (begun, begun._replace(loss_scale=None))]
+        [-1.4901161193847656e-08, 0.0]
     """
     check_policy(formats, "start")
     native = _checked_dtypes(dtypes, "start")
+    if loss_scale is not None and not isinstance(loss_scale, LossScale):
+        raise TypeError(
+            f"start: loss_scale must be a LossScale, such as dynamic_loss_scale() or static_loss_scale(1024); got "
+            f"{loss_scale!r}."
+        )
     if formats.weights is not None:
-        params = jax.tree.map(lambda leaf: round_to(leaf, formats.weights), params)
+        params = jax.tree.map(lambda leaf: _rounded(leaf, formats.weights, nearest_even, None), params)
     if native.weights is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(native.weights), params)
     root = jax.random.key(key) if isinstance(key, int | np.integer) else key
-    return State(
-        jnp.int32(0), params, optimizer.init(jax.tree.map(widened, params)), root, start_ages(params) if ages else None
-    )
+    inner = optimizer.init(jax.tree.map(widened, params))
+    return State(jnp.int32(0), params, inner, root, start_ages(params) if ages else None, loss_scale)
 
 
 def make_step(
@@ -117,6 +144,7 @@ def make_step(
     every: int = 1,
     detail: bool = True,
     dtypes: Policy | None = None,
+    accumulation: Accumulation | None = None,
 ) -> Step:
     """A training step, to be jitted, scanned or vmapped.
 
@@ -128,9 +156,11 @@ def make_step(
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         dtypes: a `Policy` of native dtypes for `weights`, `gradients` and `updates`: arrays are then really stored in them,
             rounded by the hardware's or the compiler's casts, and `formats` must stay empty.
+        accumulation: how sums and products of matrices are accumulated where `Policy.compute` has a format, see `simulate`.
 
     Returns:
-        `step(state, batch, formats=Policy()) -> (State, Record)`. The numbers of the formats may be traced.
+        `step(state, batch, formats=Policy()) -> (State, Record)`. The numbers of the formats may be traced; those of block
+        formats may not, so a policy that has some is closed over: `jax.jit(partial(step, formats=policy))`.
 
     Raises:
         ValueError, TypeError: for a mode that is no function, an `every` that is no positive whole number, a dtype that no
@@ -150,9 +180,24 @@ def make_step(
     site_modes = (
         Policy(*(mode or nearest_even for mode in modes)) if isinstance(modes, Policy) else Policy(*[modes] * len(_SITES))
     )
-    for mode in site_modes:
-        check_mode(mode, "make_step")
+    for site, mode in site_modes._asdict().items():
+        (check_mode_rules if site == "compute" else check_mode)(mode, "make_step")
+    draws = any(isinstance(mode, Stochastic) for mode in every_rule(site_modes.compute))
     native = _checked_dtypes(dtypes, "make_step")
+
+    def scaled(weights: PyTree[Array], batch: Any, scaling: LossScale | None) -> tuple[Array, Array]:
+        value = loss(weights, batch)
+        return value if scaling is None else scale_loss(scaling, value), value
+
+    differentiated = jax.value_and_grad(scaled, has_aux=True)
+
+    def computed(weights: PyTree[Array], batch: Any, scaling: LossScale | None, rules: Any, key: PRNGKeyArray) -> Any:
+        """((scaled loss, loss), gradients of the scaled loss), with every operation rounded if there are rules."""
+        if rules is None:
+            return differentiated(weights, batch, scaling)
+        simulated = simulate(differentiated, rules, mode=site_modes.compute, accumulation=accumulation)
+        bits = {"key": jax.random.fold_in(key, _SITES["compute"])} if draws else {}
+        return simulated(weights, batch, scaling, **bits)
 
     def step(state: State, batch: Any, formats: Policy = Policy()) -> tuple[State, Record]:
         check_policy(formats, "step")
@@ -164,19 +209,27 @@ def make_step(
             return _round_site(tree, getattr(formats, site), getattr(site_modes, site), jax.random.fold_in(key, _SITES[site]))
 
         weights = jax.tree.map(widened, state.params)
-        value, gradients = jax.value_and_grad(loss)(weights, batch)
+        scaling = state.loss_scale
+        (_, value), gradients = computed(weights, batch, scaling, formats.compute, key)
         gradients = _store(at("gradients", gradients), native.gradients)
+        finite = None
+        if scaling is not None:
+            finite, gradients = all_finite(gradients), unscale(scaling, gradients)
         updates, inner = optimizer.update(gradients, state.optimizer, weights)
         if formats.moments is not None:
             inner = optax.tree.map_params(
                 optimizer, partial(_round_moment, fmt=formats.moments), inner, transform_non_params=lambda leaf: leaf
             )
+        if finite is not None:
+            updates = select_step(finite, updates, jax.tree.map(jnp.zeros_like, updates))
         kept = _store(at("updates", updates), native.updates)
         moved = at("weights", jax.tree.map(lambda w, u: w + uncontracted(u), weights, kept))
         params = moved if native.weights is None else jax.tree.map(lambda leaf: leaf.astype(native.weights), moved)
+        if finite is not None:
+            params, inner = select_step(finite, (params, inner), (state.params, state.optimizer))
 
         def look() -> PyTree[Tally]:
-            grid = None if formats.weights is None else (formats.weights.precision, formats.weights.emin)
+            grid = None if formats.weights is None else _grid(formats.weights)
             stored = kept if formats.updates is not None or native.updates is not None else None
             return tally(state.params, updates, params, stored_update=stored, grid=grid, detail=detail)
 
@@ -188,7 +241,13 @@ def make_step(
             fates = jax.lax.cond(read, look, lambda: blank)
         ages = None if state.ages is None else update_ages(state.ages, state.params, params)
         number = state.step + 1
-        return State(number, params, inner, state.key, ages), Record(number, value, read, fates)
+        after, record = State(number, params, inner, state.key, ages), Record(number, value, read, fates)
+        if scaling is None or finite is None:
+            return after, record
+        return (
+            after._replace(ages=select_step(finite, ages, state.ages), loss_scale=next_scale(scaling, finite)),
+            record._replace(skipped=~finite, scale=scaling.scale),
+        )
 
     return step
 
@@ -208,14 +267,25 @@ def _checked_dtypes(dtypes: Policy | None, where: str) -> Policy:
     return Policy(*(None if dtype is None else np.dtype(dtype) for dtype in dtypes))
 
 
-def _round_site(tree: PyTree[Array], fmt: Format | None, mode: Mode, key: PRNGKeyArray) -> PyTree[Array]:
+def _round_site(tree: PyTree[Array], fmt: Format | BlockFormat | None, mode: Mode, key: PRNGKeyArray) -> PyTree[Array]:
     if fmt is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     if not isinstance(mode, Stochastic):
-        return jax.tree.unflatten(structure, [round_to(leaf, fmt, mode) for leaf in leaves])
+        return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, None) for leaf in leaves])
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [round_to(leaf, fmt, mode, key=keys[i]) for i, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, keys[i]) for i, leaf in enumerate(leaves)])
+
+
+def _rounded(leaf: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArray | None) -> Array:
+    if isinstance(fmt, Format):
+        return round_to(leaf, fmt, mode, key=key)
+    return round_blocks(jnp.atleast_1d(leaf), fmt, -1, mode, key=key).reshape(jnp.shape(leaf))
+
+
+def _grid(fmt: Format | BlockFormat) -> tuple[Any, Any]:
+    """Precision and emin of the stored weights, for the histogram; elements of a block have the spacing of their own binade."""
+    return (fmt.precision, fmt.emin) if isinstance(fmt, Format) else (fmt.element.precision, FLOAT32_CARRIER.emin)
 
 
 def _round_moment(leaf: Array, fmt: Format) -> Array:

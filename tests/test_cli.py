@@ -1,5 +1,6 @@
 """The command line: exit statuses, one sentence for each mistake, one JSON object, and runs that resume."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from precisionlab import _running, cli
+from precisionlab.policy import PLACEMENTS
 from precisionlab.runs import store
 from tests import fake_experiment
 
@@ -35,6 +37,8 @@ class Said(NamedTuple):
 def _fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modules: dict[str, Any] = {}
     fake_experiment.install(modules)
+    placed = fake_experiment.FAKE._replace(name="placed", config=PlacedConfig)
+    modules["precisionlab.experiments"].EXPERIMENTS["placed"] = placed
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(_running, "_device", lambda: {"device": "none"})
@@ -143,6 +147,23 @@ def test_where_settings_come_from_and_which_wins(say, tmp_path: Path) -> None:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class PlacedConfig(fake_experiment.FakeConfig):
+    """A configuration with sites."""
+
+    sites: tuple[str, ...] = ("weights",)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_placement_is_short_for_its_sites(say, placement: str) -> None:
+    asked = say("run", "placed", "--json", "--placement", placement, "--set", "segments=1").json["run"]
+    sites, config = list(PLACEMENTS[placement]), say("show", asked, "--json").json["config"]
+    assert (config["sites"], config["segments"]) == (sites, 1)
+    again = say("run", "placed", "--json", "--set", f"sites={','.join(sites)}", "--set", "segments=1")
+    assert again.json["run"] == asked
+    assert "was run before" in again.err
+
+
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_where_runs_go(say, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "environment":
@@ -158,7 +179,7 @@ def test_where_runs_go(say, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "fkae"], 'unknown experiment "fkae"; allowed are fake; did you mean "fake"?'),
+        (["run", "fkae"], 'unknown experiment "fkae"; allowed are fake, placed; did you mean "fake"?'),
         (["run", "fake", "--set", "segmnts=3"], 'unknown key "segmnts"; allowed are formats, segments'),
         (["run", "fake", "--set", "segments=many"], '"segments" is "many", allowed is a whole number'),
         (["run", "fake", "--set", "segments=0"], "segments is 0, allowed is 1 or more"),
@@ -170,6 +191,9 @@ def test_where_runs_go(say, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
         (["run", "--config", "c.yaml"], "ends in neither .toml nor .json"),
         (["run", "--config", "key.toml"], 'key.toml: unknown key "segmnts"'),
         (["run", "--quik"], "No such option"),
+        (["run", "placed", "--placement", "al"], 'unknown placement "al"; allowed are weights, gradients, all; did you mean'),
+        (["run", "fake", "--placement", "all"], "--placement: fake has no sites to round; run it without"),
+        (["run", "placed", "--placement", "all", "--set", "sites=weights"], "say the same thing; give one of them"),
         (["run", "a", "b"], "unexpected extra argument"),
         (["rnu"], 'unknown command "rnu"; allowed are list, run, selftest, show; did you mean "run"?'),
         (["show"], "Missing argument 'RUN'"),

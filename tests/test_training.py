@@ -1,7 +1,7 @@
 """Steps are pure, runs repeat bit for bit however they are cut, and simulated storage is native storage."""
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -11,6 +11,10 @@ import optax
 import pytest
 
 import precisionlab as pl
+from precisionlab.arithmetic import Accumulation, simulate
+from precisionlab.blocks import MXFP4, MXFP8_E4M3, MXFP8_E5M2, NVFP4, round_blocks
+from precisionlab.loss_scaling import dynamic_loss_scale
+from precisionlab.rules import Rules
 from precisionlab.training import batch_key
 from tests import cases
 from tests.oracle import round_array
@@ -352,12 +356,14 @@ def test_wrong_requests_are_sentences() -> None:
         pl.start(w, optimizer, pl.BFLOAT16)
     with pytest.raises(TypeError, match="step: expected a Policy"):
         step(pl.start(w, optimizer), None, {"weights": pl.BFLOAT16})
-    with pytest.raises(TypeError, match=r"start: Policy\.weights must be a Format or None; got 'bfloat16'"):
+    with pytest.raises(TypeError, match=r"start: Policy\.weights must be a Format, a BlockFormat or None; got 'bfloat16'"):
         pl.start(w, optimizer, pl.Policy(weights="bfloat16"))
     with pytest.raises(ValueError, match=r"start: Policy\.gradients.*float32"):
         pl.start(w, optimizer, pl.Policy(gradients=pl.FLOAT64))
-    with pytest.raises(ValueError, match=r"Policy\.compute at None"):
-        pl.start(w, optimizer, pl.Policy(compute=pl.BFLOAT16))
+    with pytest.raises(TypeError, match=r"start: Policy\.compute: a rule must be a Format"):
+        pl.start(w, optimizer, pl.Policy(compute="bfloat16"))
+    with pytest.raises(TypeError, match="make_step: mode"):
+        pl.make_step(loss, optimizer, modes=pl.Policy(compute=Rules(pl.upward, {"exp": "nearest"})))
     with pytest.raises(TypeError, match="make_step: dtypes must be a Policy of dtypes"):
         pl.make_step(loss, optimizer, dtypes=jnp.bfloat16)
     with pytest.raises(ValueError, match=r"leave dtypes\.moments at None"):
@@ -382,3 +388,144 @@ def test_wrong_requests_are_sentences() -> None:
         pl.sweep(step, start, lambda key: key, [], [0], steps=1)
     with pytest.raises(TypeError, match="sweep: got a Format"):
         pl.sweep(step, start, lambda key: key, [pl.BFLOAT16], [0], steps=1)
+
+
+# Arithmetic
+
+
+RULED = Rules(pl.FLOAT8_E5M2, primitives={"exp": pl.FLOAT32})
+
+
+@pytest.mark.parametrize(
+    ("rules", "options"),
+    [(pl.BFLOAT16, {}), (RULED, {}), (pl.FLOAT8_E5M2, {"modes": pl.Policy(compute=pl.toward_zero)})],
+    ids=["bfloat16", "rules", "toward_zero"],
+)
+def test_compute_is_the_simulated_gradient(rules: Any, options: Any) -> None:
+    optimizer, formats = optax.sgd(0.25), pl.Policy(compute=rules)
+    step = jax.jit(pl.make_step(digits().loss, optimizer, detail=False, **options))
+    mode = options["modes"].compute if options else pl.nearest_even
+    gradient = jax.jit(simulate(jax.value_and_grad(digits().loss), rules, mode=mode))
+    state, params = pl.start(first(), optimizer, formats), first()
+    losses = []
+    for number in range(3):
+        batch = digits().batch(jax.random.key(number))
+        state, record = step(state, batch, formats)
+        value, grads = gradient(params, batch)
+        params = jax.tree.map(lambda w, g: w - np.float32(0.25) * np.asarray(g), params, grads)
+        cases.assert_same(record.loss, value)
+        same(state.params, jax.tree.map(jnp.asarray, params))
+        losses.append(float(value))
+    assert len(set(losses)) > 1
+    plain = float(digits().loss(first(), digits().batch(jax.random.key(0))))
+    assert 0 < abs(losses[0] - plain) < 0.75
+
+
+def test_compute_accumulates_as_told() -> None:
+    """Ones added one by one in bfloat16 stop at 256."""
+    formats = pl.Policy(compute=pl.BFLOAT16)
+
+    def loss(w: Any, x: Any) -> Any:
+        return jnp.dot(w, x)
+
+    seen = []
+    for accumulation in (None, Accumulation(accumulate=pl.BFLOAT16)):
+        step = pl.make_step(loss, optax.sgd(0.0), accumulation=accumulation)
+        _, record = step(pl.start(jnp.ones(1024), optax.sgd(0.0)), jnp.ones(1024), formats)
+        seen.append(float(record.loss))
+    assert seen == [1024.0, 256.0]
+
+
+def test_stochastic_compute_draws_its_own_bits() -> None:
+    optimizer, formats = optax.sgd(1.0), pl.Policy(compute=pl.FLOAT8_E5M2)
+    step = jax.jit(pl.make_step(bowl, optimizer, modes=pl.Policy(compute=pl.stochastic)))
+    state = pl.start(jnp.full(256, 1.1), optimizer, formats, key=4)
+    (one, _), (again, _) = step(state, None, formats), step(state, None, formats)
+    later, _ = step(state._replace(step=state.step + 1), None, formats)
+    same(one.params, again.params)
+    assert len(np.unique(np.asarray(one.params))) > 1
+    assert (np.asarray(one.params) != np.asarray(later.params)).any()
+    # The weights are read on the grid, unbiased: 1.1 is 1 or 1.25.
+    gradient = 1.1 - np.asarray(one.params)
+    assert {round(float(g), 5) for g in gradient} <= {2.0, 2.5}
+    assert 2.0 + 0.5 * 0.4 - 0.12 < gradient.mean() < 2.0 + 0.5 * 0.4 + 0.12
+    ruled = jax.jit(pl.make_step(bowl, optimizer, modes=pl.Policy(compute=Rules(pl.nearest_even, {"mul": pl.stochastic}))))
+    assert np.isfinite(ruled(state, None, formats)[1].loss)
+
+
+def test_a_sweep_with_compute_is_its_runs_in_one_compilation(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer, seeds = optax.sgd(0.1), [3, 8]
+    formats = [cases.FORMATS[name] for name in ("bfloat16", "float8_e5m2", "float8_e4m3fnuz")]
+    policies = [pl.Policy(weights=fmt, compute=fmt, gradients=fmt) for fmt in formats]
+    ruled = [pl.Policy(weights=fmt, compute=Rules(fmt, primitives={"exp": pl.FLOAT32})) for fmt in formats]
+    traced = []
+
+    def loss(params: Any, batch: Any) -> Any:
+        traced.append(1)
+        return digits().loss(params, batch)
+
+    for arms in (policies, ruled):
+        traced.clear()
+        caplog.clear()
+        step = pl.make_step(loss, optimizer, modes=pl.stochastic, detail=False)
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+            swept, record = pl.sweep(step, begin(optimizer), digits().batch, arms, seeds, steps=4, chunk=2)
+        done = [text for text in caplog.messages if text.startswith("Finished XLA compilation of jit(advance)")]
+        assert (len(traced), len(done)) == (1, 1)
+        assert record.loss.shape == (3, 2, 4)
+        for row, policy in enumerate(arms):
+            alone, seen = pl.run(step, begin(optimizer)(jax.random.key(8), policy), digits().batch, policy, steps=4)
+            same(jax.tree.map(lambda leaf, i=row: leaf[i, 1], (swept.params, record.loss)), (alone.params, seen.loss))
+
+
+def test_a_scale_beyond_the_arithmetic_is_found_out() -> None:
+    """448 is the largest value of e4m3fn: a scale of 1024 cannot enter it, and is halved until it can."""
+    formats = pl.Policy(compute=pl.FLOAT8_E4M3FN)
+    step = jax.jit(pl.make_step(bowl, optax.sgd(0.0625)))
+    state = pl.start(jnp.full(3, 0.25), optax.sgd(0.0625), formats, loss_scale=dynamic_loss_scale(1024.0))
+    scales = []
+    for _ in range(4):
+        state, record = step(state, None, formats)
+        scales.append((float(record.scale), bool(record.skipped)))
+        if record.skipped:
+            assert (float(record.loss), state.params.tolist()) == (0.1875, [0.25] * 3)
+    assert scales == [(1024, True), (512, True), (256, False), (256, False)]
+    assert (state.params < 0.25).all()
+
+
+# Blocks
+
+
+def test_sites_take_block_formats() -> None:
+    optimizer, scalar = optax.sgd(0.1), jnp.float32(0.3)
+    params = {"matrix": jnp.linspace(-3, 3, 80).reshape(2, 40) ** 3, "scalar": scalar}
+    formats = pl.Policy(weights=MXFP8_E4M3, gradients=MXFP4, updates=NVFP4)
+
+    def loss(w: Any, batch: Any) -> Any:
+        return jnp.sum(w["matrix"] * batch) + w["scalar"] * 0.7
+
+    step = jax.jit(partial(pl.make_step(loss, optimizer), formats=formats))
+    state, batch = pl.start(params, optimizer, formats), jnp.cos(jnp.arange(80.0)).reshape(2, 40)
+    same(state.params["matrix"], round_blocks(params["matrix"], MXFP8_E4M3))
+    same(state.params["scalar"], round_blocks(scalar[None], MXFP8_E4M3)[0])
+    after, record = step(state, batch)
+    for name, gradient in (("matrix", batch), ("scalar", jnp.full(1, 0.7))):
+        update = round_blocks(-0.1 * round_blocks(gradient, MXFP4), NVFP4)
+        before = jnp.atleast_1d(state.params[name])
+        moved = round_blocks(before + update, MXFP8_E4M3)
+        same(after.params[name], moved.reshape(params[name].shape))
+        assert int(record.tally[name].landed) == int(((moved != before) & (update != 0)).sum())
+    assert int(pl.total(record.tally).entries) == 81
+    with pytest.raises(TypeError, match="must be plain numbers"):
+        jax.jit(pl.make_step(loss, optimizer))(state, batch, formats)
+
+
+def test_runs_and_sweeps_with_block_formats() -> None:
+    optimizer, key = optax.sgd(0.1), jax.random.key(3)
+    policies = [pl.Policy(weights=fmt, gradients=MXFP8_E5M2) for fmt in (pl.BFLOAT16, pl.FLOAT16)]
+    step = pl.make_step(digits().loss, optimizer, modes=pl.stochastic, detail=False)
+    swept, record = pl.sweep(step, begin(optimizer), digits().batch, policies, [3], steps=5)
+    alone, seen = pl.run(step, begin(optimizer)(key, policies[1]), digits().batch, policies[1], steps=5)
+    same(jax.tree.map(lambda leaf: leaf[1, 0], (swept.params, record.loss)), (alone.params, seen.loss))
+    with pytest.raises(ValueError, match=r"stack_policies: weights differ in a block format.*\(bfloat16, mxfp4\)"):
+        pl.sweep(step, begin(optimizer), digits().batch, [policies[0], pl.Policy(weights=MXFP4)], [3], steps=1)

@@ -4,9 +4,22 @@
 """
 
 from precisionlab.experiments.base import Experiment, Journal, MemoryJournal
+from precisionlab.experiments.bytes import BYTES, BytesConfig
 from precisionlab.experiments.digits import DIGITS, DigitsConfig
+from precisionlab.experiments.formats import FormatsConfig
 
-__all__ = ["DIGITS", "EXPERIMENTS", "MAIN", "DigitsConfig", "Experiment", "Journal", "MemoryJournal"]
+__all__ = [
+    "BYTES",
+    "DIGITS",
+    "EXPERIMENTS",
+    "MAIN",
+    "BytesConfig",
+    "DigitsConfig",
+    "Experiment",
+    "FormatsConfig",
+    "Journal",
+    "MemoryJournal",
+]
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (DIGITS,)}
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (DIGITS, BYTES)}
 MAIN = "digits"

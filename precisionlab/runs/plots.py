@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator
 from precisionlab.runs.results import Result, select
 from precisionlab.runs.summary import band
 
-__all__ = ["plot_fates", "plot_histogram", "plot_loss", "plot_stagnation"]
+__all__ = ["plot_error_profile", "plot_fates", "plot_histogram", "plot_loss", "plot_stagnation"]
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = ("-", "--", ":", "-.")
@@ -206,4 +206,40 @@ def plot_histogram(edges: Sequence[float] | np.ndarray, counts: Any, *, ax: Axes
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.02), ncols=2, borderaxespad=0.0, frameon=False)
+    return ax
+
+
+def plot_error_profile(operations: Sequence[tuple[float, float, str, bool]], *, ax: Axes | None = None) -> Axes:
+    """What each operation of a function added to its error.
+
+    Args:
+        operations: in order of execution, for each the relative error that it introduced, the relative error of its result, a
+        label
+            (its scope), and whether it made infinities or NaN.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The axes, logarithmic: a dot for each error introduced, a line for the error carried, crosses where results were not
+        finite. Labels stand where they change.
+    """
+    ax = _axes(ax)
+    introduced = np.array([row[0] for row in operations], np.float64)
+    carried = np.array([row[1] for row in operations], np.float64)
+    broken = np.array([row[3] for row in operations], bool)
+    order = np.arange(len(operations))
+    ax.plot(order, np.where(carried > 0, carried, np.nan), color="#0072B2", label="carried: error of the result so far")
+    shown = np.where(introduced > 0, introduced, np.nan)
+    ax.plot(order, shown, "o", markersize=3, color="#D55E00", label="introduced by this rounding")
+    if broken.any():
+        for place in order[broken]:
+            ax.axvline(place, color="#CC79A7", linewidth=1, alpha=0.6)
+        ax.plot([], [], color="#CC79A7", label="results not finite")
+    labels = [row[2] for row in operations]
+    changes = [at for at in range(len(labels)) if at == 0 or labels[at] != labels[at - 1]]
+    least = max(1, len(labels) // 24)  # room between two labels
+    ticks = [at for number, at in enumerate(changes) if number == 0 or at - changes[number - 1] >= least]
+    ax.set_xticks(ticks, [labels[at] for at in ticks], rotation=90, fontsize=7)
+    ax.set(yscale="log", ylabel="relative error (2-norm)", xlabel="operations in order of execution, labelled by scope")
+    ax.grid(axis="y", alpha=0.25)
+    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.02), ncols=3, borderaxespad=0.0, frameon=False)
     return ax

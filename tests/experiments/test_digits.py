@@ -147,7 +147,7 @@ WRONG = [
     ({"formats": ["bfloat16", "bfloat16"]}, "formats names bfloat16, bfloat16; name each once"),
     ({"formats": ["float64"]}, "formats holds one that weights cannot take in a float32 carrier"),
     ({"modes": ["nearest"]}, 'modes holds an unknown name "nearest".*nearest_even'),
-    ({"sites": ["compute"]}, 'sites holds an unknown name "compute"; allowed are weights, gradients, updates, moments'),
+    ({"sites": ["compute", "sums"]}, 'sites holds an unknown name "sums"; allowed are weights, compute, gradients, updates'),
     ({"optimizer": "adamax"}, 'optimizer holds an unknown name "adamax".*adam'),
     ({"seeds": 0}, "seeds is 0; it must be at least 1"),
     ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),

@@ -1,0 +1,8 @@
+"""Any JAX function, with every floating-point operation rounded."""
+
+from precisionlab.arithmetic.accumulation import Accumulation, dot
+from precisionlab.arithmetic.profiling import ErrorProfile, Operation, error_profile
+from precisionlab.arithmetic.programs import ScopeWarning
+from precisionlab.arithmetic.simulation import simulate
+
+__all__ = ["Accumulation", "ErrorProfile", "Operation", "ScopeWarning", "dot", "error_profile", "simulate"]

@@ -1,0 +1,114 @@
+"""Between the dtypes that a program names and the carriers that hold its values.
+
+Every float of a simulated program lives in float32 or float64. Where the program says bfloat16, the carrier holds a bfloat16
+number; the name of the dtype is only a rule for rounding, and a rule of the user's replaces it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+
+from precisionlab._typing import Array
+from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
+from precisionlab.formats import FORMATS, Format
+
+__all__ = ["as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "dtype_of", "format_of_dtype", "is_float", "native"]
+
+_SMALLEST_NORMAL = 2.0**-126
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether a dtype is a real floating-point one."""
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def carrier_dtype(dtype: Any, carrier: Any) -> Any:
+    """The dtype that carries values of a float dtype; other dtypes carry themselves."""
+    if not is_float(dtype):
+        return dtype
+    return np.dtype(carrier or (jnp.float64 if dtype == jnp.float64 else jnp.float32))
+
+
+def dtype_of(var: Any) -> Any:
+    """The dtype of a variable or literal of a program."""
+    return var.aval.dtype
+
+
+def format_of_dtype(dtype: Any) -> Format:
+    """The format that a float dtype is."""
+    return FORMATS[np.dtype(dtype).name]
+
+
+def carried(x: Any, dtype: Any, carrier: Any) -> Any:
+    """A value of a dtype in its carrier, exactly; on the host if it was there."""
+    wide = carrier_dtype(dtype, carrier)
+    if not isinstance(x, jax.Array):
+        return np.asarray(x, dtype).astype(wide)
+    if x.dtype == wide:
+        return x
+    if wide == np.float64:
+        return as_float64(x if x.dtype == jnp.float32 else x.astype(jnp.float32))
+    return x.astype(wide)
+
+
+def as_typed(x: Array, dtype: Any) -> Array:
+    """A carried value in the dtype that the program names; exact where that dtype has the value."""
+    if x.dtype == dtype or not is_float(dtype):
+        return x
+    if x.dtype == jnp.float64 and dtype != jnp.float64:
+        x = _narrowed(x)
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def _narrowed(x: Array) -> Array:
+    """Float64 as float32, subnormals included: casts flush those on CPUs, an integer count of the smallest one does not."""
+    units = (x * 2.0**149).astype(jnp.int32).astype(jnp.uint32)
+    small = jnp.abs(x) < _SMALLEST_NORMAL
+    sign = (to_bits(x, FLOAT64_CARRIER) >> FLOAT64_CARRIER.word(32)).astype(jnp.uint32) & FLOAT32_CARRIER.word(
+        FLOAT32_CARRIER.sign
+    )
+    magnitude = jnp.where(sign != 0, jnp.uint32(0) - units, units)
+    return jnp.where(small, from_bits(magnitude | sign, FLOAT32_CARRIER), x.astype(jnp.float32))
+
+
+def bound(eqn: JaxprEqn, arrays: list[Any], carrier: Any, **changes: Any) -> list[Array]:
+    """The results of an equation on carried values, in their carrier."""
+    name, params = eqn.primitive.name, dict(eqn.params)
+    if params.get("update_jaxpr") is not None:
+        # The function that combines entries is typed; made anew, it has the type of the carrier.
+        del params["update_jaxpr"], params["update_consts"]
+        operand, indices, updates = map(jnp.asarray, arrays)
+        return [_SCATTER[name](operand, indices, updates, **params)]
+    for option, value in params.items():
+        is_dtype = isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic))
+        if is_dtype:
+            params[option] = carrier_dtype(value, carrier)
+    results = eqn.primitive.bind(*arrays, **params | changes)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+_SCATTER = {
+    "scatter-add": lax.scatter_add,
+    "scatter-sub": lax.scatter_sub,
+    "scatter-mul": lax.scatter_mul,
+    "scatter-min": lax.scatter_min,
+    "scatter-max": lax.scatter_max,
+}
+
+
+def carrier_for(array: Array) -> Carrier:
+    """The carrier that an array is in."""
+    return FLOAT64_CARRIER if array.dtype == jnp.float64 else FLOAT32_CARRIER
+
+
+def native(eqn: JaxprEqn, arrays: list[Any], carrier: Any) -> list[Array]:
+    """An equation as the program wrote it, in the dtypes it names, on carried values."""
+    held = {var: array for var, array in zip(eqn.invars, arrays, strict=True) if not isinstance(var, Literal)}
+    typed = [as_typed(array, dtype_of(var)) for var, array in held.items()]
+    names = DebugInfo("simulate", eqn.primitive.name, ("",) * len(held), ("",) * len(eqn.outvars))
+    alone = Jaxpr((), list(held), eqn.outvars, [eqn], eqn.effects, names)
+    return [carried(result, result.dtype, carrier) for result in jaxpr_as_fun(ClosedJaxpr(alone, ()))(*typed)]

@@ -1,0 +1,136 @@
+"""Where a walk through a program stands: the rules, the scopes around it, and the random bits still to be drawn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+
+from precisionlab._typing import Array
+from precisionlab.arithmetic.accumulation import Accumulation
+from precisionlab.formats import Format
+from precisionlab.modes import Mode, nearest_even
+from precisionlab.randomness import key_rows
+from precisionlab.rules import Rules, resolve
+
+__all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
+
+UNKNOWN, RAW = "unknown", "raw"
+Grid = Format | str
+"""The format whose value something is known to be; UNKNOWN; or RAW for a number that no operation has made yet."""
+
+_ROWS = 128
+
+
+class Held(NamedTuple):
+    """A value of the program.
+
+    Attributes:
+        array: what the simulation holds.
+        grid: what is known of it.
+        exact: the same value of the float64 program, where there is one.
+    """
+
+    array: Any
+    grid: Grid
+    exact: Any = None
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How operations are simulated.
+
+    Attributes:
+        formats: a format, None, or `Rules` of them.
+        modes: a mode or `Rules` of them.
+        accumulation: how sums and products of many terms are made; None for float32 sums rounded once.
+        carrier: the dtype of all simulated values, or None for float32 (float64 where the program says so).
+    """
+
+    formats: Any
+    modes: Any
+    accumulation: Accumulation | None = None
+    carrier: Any = None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether a single format holds everywhere, so that every value lies on its grid."""
+        rules = self.formats
+        if isinstance(rules, Rules) and not rules.primitives and not rules.scopes:
+            rules = rules.default
+        return isinstance(rules, Format)
+
+    def format_of(self, primitive: str, path: tuple[str, ...]) -> Any:
+        """The rule for an operation: a format, a block format, or None for its own dtype."""
+        return resolve(self.formats, primitive, path)
+
+    def mode_of(self, primitive: str, path: tuple[str, ...]) -> Mode:
+        """The rounding mode of an operation."""
+        return resolve(self.modes, primitive, path) or nearest_even
+
+
+@dataclass
+class Frame:
+    """One program, or program within a program, as it is walked.
+
+    Attributes:
+        arithmetic: the rules.
+        operate: `operate(equation, values, frame) -> values`, for whatever holds no program of its own.
+        path: the scopes around the equation.
+        trail: its number in its program, after those of the equations around that: in order of execution.
+        sources: where in the user's code the equation and those around it come from, as JAX tells it.
+        words: a raw random key, or None.
+        draws: how often the key was used, shared between the frames of one program.
+        rows: the keys that were made from it last, shared likewise.
+        records: what was observed, by operation; empty unless somebody looks.
+        observing: whether somebody does: derivatives are not needed then, records are.
+    """
+
+    arithmetic: Arithmetic
+    operate: Callable[..., list[Held]]
+    path: tuple[str, ...] = ()
+    trail: tuple[int, ...] = ()
+    sources: tuple[Any, ...] = ()
+    words: Array | None = None
+    draws: list[int] = field(default_factory=lambda: [0])
+    rows: list[Array] = field(default_factory=list)
+    records: dict[Any, Any] = field(default_factory=dict)
+    observing: bool = False
+
+    def at(self, number: int, scopes: tuple[str, ...], source: Any) -> "Frame":
+        """The same program, at one of its equations."""
+        return replace(self, path=self.path + scopes, trail=(*self.trail, number), sources=(*self.sources, source))
+
+    def program(self, words: Array | None, arithmetic: Arithmetic | None = None, branch: int | None = None) -> "Frame":
+        """A program within this one, with random bits and records of its own."""
+        trail = self.trail if branch is None else (*self.trail, branch)
+        around = (self.path, trail, self.sources)
+        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, observing=self.observing)
+
+    def next_words(self) -> Array | None:
+        """A fresh raw random key, or None if nothing is drawn."""
+        if self.words is None:
+            return None
+        number = self.draws[0]
+        self.draws[0] += 1
+        if number % _ROWS == 0:
+            self.rows[:] = [key_rows(self.words, number, _ROWS)]
+        return self.rows[0][number % _ROWS]
+
+
+def opened(arithmetic: Arithmetic) -> tuple[list[Array], Callable[[Sequence[Array]], Arithmetic]]:
+    """The traced numbers of the formats, and a function that puts others in their places.
+
+    Functions with a derivative or a sharding of their own take what is traced as arguments rather than from around them.
+    """
+    leaves, structure = jax.tree.flatten(arithmetic.formats)
+    traced = [index for index, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def close(numbers: Sequence[Array]) -> Arithmetic:
+        filled = list(leaves)
+        for index, number in zip(traced, numbers, strict=True):
+            filled[index] = number
+        formats = jax.tree.unflatten(structure, filled)
+        return Arithmetic(formats, arithmetic.modes, arithmetic.accumulation, arithmetic.carrier)
+
+    return [leaves[index] for index in traced], close

@@ -1,0 +1,255 @@
+"""One operation, rounded.
+
+An operation reads its operands in its own format, computes in the carrier, and rounds the result once. In a carrier of at least
+2p + 2 bits that equals one correct rounding of the exact sum, difference, product, quotient or square root under a nearest
+mode (Figueroa 1995); where it does not, sums are made exact first. Elementary functions are evaluated in the carrier.
+
+What lies on the right grid already is not rounded again.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precisionlab._typing import Array
+from precisionlab.arithmetic import products
+from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
+from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
+from precisionlab.arithmetic.carrying import bound, carrier_for, format_of_dtype, is_float, native
+from precisionlab.arithmetic.convolutions import rounded_convolution
+from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
+from precisionlab.blocks import BlockFormat
+from precisionlab.carriers import Carrier, uncontracted
+from precisionlab.formats import Format, is_concrete
+from precisionlab.grids import neighbors
+from precisionlab.modes import Mode, Stochastic, downward, nearest_even
+from precisionlab.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
+from precisionlab.rounding import round_result, round_to, stored
+
+__all__ = ["entered", "is_rounded", "operate", "results_of", "rounded_argument", "settled"]
+
+
+def operate(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+    """The values of one equation, rounded by the rules of its frame."""
+    name = eqn.primitive.name
+    arrays = [entered(value, name, var.aval.dtype, frame) for value, var in zip(inputs, eqn.invars, strict=True)]
+    results = results_of(eqn, arrays, frame)
+    if not is_rounded(eqn, frame):
+        grid = _common_grid(eqn, inputs, frame)
+        return [Held(result, grid) for result in results]
+    return [
+        settled(result, var.aval.dtype, eqn, arrays, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
+        for result, var in zip(results, eqn.outvars, strict=True)
+    ]
+
+
+def is_rounded(eqn: Any, frame: Frame) -> bool:
+    """Whether results of an equation may be off the grid."""
+    name = eqn.primitive.name
+    if not any(is_float(var.aval.dtype) for var in eqn.outvars):
+        return False
+    if name in FLIPS_SIGN:
+        fmt = _format(name, eqn.outvars[0].aval.dtype, frame)
+        return not (isinstance(fmt.zeros, int) and fmt.zeros == 2)
+    return name not in EXACT
+
+
+def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
+    """An operand in the format of the operation that reads it."""
+    rule = frame.arithmetic.format_of(name, frame.path)
+    if not is_float(dtype) or (name in EXACT and value.grid != RAW):
+        return value.array
+    if isinstance(rule, BlockFormat):
+        return value.array  # the blocks run along the contraction, which the product itself knows
+    if rule is None and value.grid != RAW:
+        return value.array  # the program's own dtypes: it converts where it means to
+    fmt = rule or format_of_dtype(dtype)
+    if _same(value.grid, fmt) or (frame.arithmetic.uniform and value.grid != RAW) or _holds_all(fmt, carrier_for(value.array)):
+        return value.array
+    mode = frame.arithmetic.mode_of(name, frame.path)
+    if value.grid == RAW:
+        return _constant(value.array, dtype, fmt, nearest_even if isinstance(mode, Stochastic) else mode)
+    return _rounded(value.array, fmt, mode, frame)
+
+
+def rounded_argument(array: Array, dtype: Any, frame: Frame) -> Array:
+    """An argument of the function, in the format that holds by default."""
+    fmt = _format("", dtype, frame)
+    return array if _holds_all(fmt, carrier_for(array)) else _rounded(array, fmt, frame.arithmetic.mode_of("", ()), frame)
+
+
+def _constant(value: Any, dtype: Any, fmt: Format, mode: Mode) -> Any:
+    """A number written into the program, rounded once, by the compiler as it were: to nearest where rounding is random.
+
+    The extremes of its dtype, where masks and maxima start, become those of the format: -inf is -448 in e4m3fn, which has no
+    infinity, and so is `jnp.finfo(jnp.float32).min`.
+    """
+    if is_concrete(fmt) and not isinstance(value, jax.Array) and value.ndim == 0:
+        with jax.ensure_compile_time_eval():
+            return _scalar(value.item(), value.dtype.name, np.dtype(dtype).name, fmt, mode)
+    array, top = jnp.asarray(value), float(jnp.finfo(dtype).max)
+    largest = jnp.asarray(fmt.largest).astype(array.dtype)
+    infinity = jnp.where(jnp.asarray(fmt.overflow) == jnp.inf, jnp.asarray(jnp.inf, array.dtype), largest)
+    size = jnp.where(jnp.abs(array) == jnp.inf, infinity, jnp.where(jnp.abs(array) == top, largest, jnp.abs(array)))
+    return round_to(jnp.where(array < 0, -size, size), fmt, mode)
+
+
+@lru_cache(maxsize=4096)
+def _scalar(value: float, carrier: str, dtype: str, fmt: Format, mode: Mode) -> np.ndarray:
+    if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
+        value = math.copysign(fmt.largest, value)
+    return np.asarray(round_to(jnp.asarray(value, carrier), fmt, mode))
+
+
+def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
+    """A computed result of the carrier, rounded to the format of its operation."""
+    name = eqn.primitive.name
+    fmt = _format(name, dtype, frame)
+    mode = frame.arithmetic.mode_of(name, frame.path)
+    if name == "jit" and eqn.params["name"] == "_uniform":
+        mode = downward  # a uniform number stays below its upper bound
+    carrier = carrier_for(result)
+    if name in BASIC and not is_innocuous(name, fmt, mode, carrier):
+        operands = [jnp.broadcast_to(array, result.shape) for array in arrays]
+        return Held(rounded_exactly(name, operands, result, fmt, mode, carrier), fmt)
+    if _holds_all(fmt, carrier) and mode is nearest_even:
+        return Held(stored(uncontracted(result) if name in PRODUCTS else result), fmt)
+    return Held(_rounded(result, fmt, mode, frame), fmt)
+
+
+def _format(name: str, dtype: Any, frame: Frame) -> Format:
+    rule = frame.arithmetic.format_of(name, frame.path)
+    if isinstance(rule, BlockFormat):
+        rule = frame.arithmetic.format_of("", frame.path)
+    return rule or format_of_dtype(dtype)
+
+
+def _rounded(x: Array, fmt: Format, mode: Mode, frame: Frame) -> Array:
+    return round_result(x, fmt, mode, frame.next_words() if isinstance(mode, Stochastic) else None)
+
+
+def _same(grid: Grid, fmt: Format) -> bool:
+    return grid is fmt or (isinstance(grid, Format) and is_concrete(grid) and is_concrete(fmt) and grid == fmt)
+
+
+def _holds_all(fmt: Format, carrier: Carrier) -> bool:
+    """Whether a format is its carrier, so that there is nothing to round."""
+    if not is_concrete(fmt):
+        return False
+    return (fmt.precision, fmt.emin, fmt.largest, fmt.overflow, fmt.subnormals, fmt.zeros) == (
+        carrier.precision,
+        carrier.emin,
+        float(np.finfo(carrier.dtype).max),
+        float("inf"),
+        True,
+        2,
+    )
+
+
+def _common_grid(eqn: Any, inputs: list[Held], frame: Frame) -> Grid:
+    """What is known of values that an exact operation moved."""
+    grids: list[Grid] = []
+    for value, var in zip(inputs, eqn.invars, strict=True):
+        if is_float(var.aval.dtype):
+            raw = value.grid == RAW
+            grids.append(_format(eqn.primitive.name, var.aval.dtype, frame) if raw else value.grid)
+    return grids[0] if grids and all(grid is grids[0] for grid in grids) else UNKNOWN
+
+
+def results_of(eqn: Any, arrays: list[Any], frame: Frame) -> list[Array]:
+    """The results of one equation in the carrier, not rounded yet."""
+    name, carrier = eqn.primitive.name, frame.arithmetic.carrier
+    if name in _SPECIAL:
+        return [_SPECIAL[name](eqn, arrays, frame)]
+    if name not in EXACT | ROUNDED and any(is_float(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)):
+        return native(eqn, arrays, carrier)
+    return bound(eqn, arrays, carrier)
+
+
+def _plain(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    return bound(eqn, arrays, frame.arithmetic.carrier)[0]
+
+
+def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """A division that divides: XLA turns x / broadcast(y) into x * (1 / y), which rounds twice, unless y depends on x."""
+    x, y = map(jnp.asarray, arrays)
+    return lax.div(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype))) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
+
+
+def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """The next value of the format, not of the carrier."""
+    x, towards = jnp.broadcast_arrays(*arrays)
+    below, above = neighbors(x, _format("nextafter", eqn.outvars[0].aval.dtype, frame))
+    return jnp.where(towards > x, above, jnp.where(towards < x, below, towards + (x - x)))
+
+
+def _bits(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    return native(eqn, arrays, frame.arithmetic.carrier)[0]
+
+
+def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    name, dtype = eqn.primitive.name, eqn.outvars[0].aval.dtype
+    if not is_float(dtype):
+        return _plain(eqn, arrays, frame)
+    arithmetic = frame.arithmetic
+    mode, rule = arithmetic.mode_of(name, frame.path), arithmetic.format_of(name, frame.path)
+    left, right = map(jnp.asarray, arrays)
+    numbers = eqn.params["dimension_numbers"]
+    if isinstance(rule, BlockFormat):
+        keys = [frame.next_words() if isinstance(mode, Stochastic) else None for _ in range(2)]
+        left, right = products.in_blocks(left, right, numbers, rule, mode, keys)
+    if arithmetic.accumulation is None:
+        # Exact products of narrow operands and float32 sums: on accelerators only the highest precision promises that.
+        return bound(eqn, [left, right], arithmetic.carrier, precision=_HIGHEST, preferred_element_type=left.dtype)[0]
+    return products.multiply_matrices(left, right, numbers, arithmetic.accumulation, mode, _key(mode, frame))
+
+
+def _convolution(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    arithmetic = frame.arithmetic
+    if not is_float(eqn.outvars[0].aval.dtype):
+        return _plain(eqn, arrays, frame)
+    left, right = map(jnp.asarray, arrays)
+    if arithmetic.accumulation is None:
+        return bound(eqn, [left, right], arithmetic.carrier, precision=_HIGHEST, preferred_element_type=left.dtype)[0]
+    mode = arithmetic.mode_of(eqn.primitive.name, frame.path)
+    geometry = {name: eqn.params[name] for name in _GEOMETRY}
+    return rounded_convolution(left, right, arithmetic.accumulation, mode, _key(mode, frame), **geometry)
+
+
+def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Callable[..., Array]:
+    def special(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+        arithmetic = frame.arithmetic
+        if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
+            return _plain(eqn, arrays, frame)
+        mode = arithmetic.mode_of(eqn.primitive.name, frame.path)
+        options = [eqn.params[name] for name in keywords]
+        return reduce(jnp.asarray(arrays[0]), *options, arithmetic.accumulation, mode, _key(mode, frame))
+
+    return special
+
+
+def _key(mode: Mode, frame: Frame) -> Array | None:
+    return frame.next_words() if isinstance(mode, Stochastic) else None
+
+
+_HIGHEST = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+_GEOMETRY = (
+    "window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count", "batch_group_count"
+)  # fmt: skip
+_SPECIAL: dict[str, Callable[..., Array]] = {
+    "div": _quotient,
+    "nextafter": _next,
+    "bitcast_convert_type": _bits,
+    "dot_general": _matrix_product,
+    "conv_general_dilated": _convolution,
+    "reduce_sum": _reduction(rounded_sum, ("axes",)),
+    "reduce_prod": _reduction(rounded_prod, ("axes",)),
+    "cumsum": _reduction(rounded_cumsum, ("axis", "reverse")),
+    "cumprod": _reduction(rounded_cumprod, ("axis", "reverse")),
+}
