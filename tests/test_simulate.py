@@ -1,7 +1,8 @@
 """How `simulate` behaves: under transformations, in every kind of control flow, with every kind of value.
 
-What the numbers are is the subject of `test_simulate_reference`. Here a function is written once with a rounding `r` around each
-of its operations: with `r` the identity it is what a user writes, to be simulated; with `r` a rounding it says what that means.
+What the numbers are is the subject of `test_simulate_reference`. Here a function is written once with a rounding `r` around
+each of its operations: with `r` the identity it is what a user writes, to be simulated; with `r` a rounding it says what that
+means.
 """
 
 import math
@@ -106,7 +107,8 @@ def scanned(r, x, y):
 
 
 def conditional(r, x, y):
-    return lax.cond(x[0] > 0, lambda x: r(x * y), lambda x: r(x + y), x), lax.cond(x[0] < 0, jnp.negative, lambda x: r(x / y), x)
+    return lax.cond(x[0] > 0, lambda x: r(x * y), lambda x: r(x + y), x), lax.cond(x[0] < 0, jnp.negative, lambda x: r(x / y),
+    x)
 
 
 def switched(r, x, y):
@@ -296,10 +298,9 @@ def simulate_in(*args: Any, **options: Any) -> Callable[..., Any]:
 def test_simulations_nest():
     """The narrower format inside decides; a wider one inside is rounded again by the one outside."""
     narrow = simulate(partial(plain, same), E5M2)
-    assert_equal_trees(jax.jit(simulate(narrow, BFLOAT16))(X, Y), jax.jit(lambda x, y: narrow(to(BFLOAT16, x), to(BFLOAT16, y)))(X, Y))
-    wide = simulate(lambda x, y: x * y, pl.TFLOAT32)
-    assert_same(simulate(wide, E5M2)(X, Y), simulate(lambda x, y: x * y, E5M2)(X, Y))
-    within_a_gradient = simulate(jax.grad(lambda x, y: jnp.sum(narrow(x, y)[0])), BFLOAT16)
+    assert_equal_trees(jax.jit(simulate(narrow, BFLOAT16))(X, Y), jax.jit(lambda x, y: narrow(to(BFLOAT16, x), to(BFLOAT16,
+    y)))(X, Y)) wide = simulate(lambda x, y: x * y, pl.TFLOAT32) assert_same(simulate(wide, E5M2)(X, Y), simulate(lambda x, y:
+    x * y, E5M2)(X, Y)) within_a_gradient = simulate(jax.grad(lambda x, y: jnp.sum(narrow(x, y)[0])), BFLOAT16)
     assert_on_grid(jax.jit(within_a_gradient)(X, Y))
 
 
@@ -471,7 +472,8 @@ def test_the_bits_are_those_of_the_programs_dtype():
 
     x = X.astype(ml_dtypes.bfloat16)
     assert_same(simulate(next_one, None)(x), (x.view(np.uint16) + np.uint16(1)).view(ml_dtypes.bfloat16))
-    assert_same(simulate(lambda x: lax.bitcast_convert_type(x, jnp.uint32), BFLOAT16)(X), np.asarray(to(BFLOAT16, X)).view(np.uint32))
+    assert_same(simulate(lambda x: lax.bitcast_convert_type(x, jnp.uint32), BFLOAT16)(X), np.asarray(to(BFLOAT16,
+    X)).view(np.uint32))
 
 
 @pytest.mark.parametrize("fmt", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float4_e2m1fn"])
@@ -774,7 +776,8 @@ def test_every_operation_and_every_turn_draws_its_own_bits():
         nested = lax.scan(lambda c, _: (c, lax.scan(lambda d, _: (d, d / 3.0), c, length=2)[1]), x, length=2)[1]
         remade = jax.checkpoint(lambda x: x / 3.0)(x)
         chosen = lax.cond(x[0] > 0, lambda x: x / 3.0, jnp.negative, x)
-        return jnp.stack([*both, *scanned, *repeated, *nested.reshape(4, 64), remade, chosen, odd_exp(lambda x: x / 3.0, jnp.log(x))])
+        return jnp.stack([*both, *scanned, *repeated, *nested.reshape(4, 64), remade, chosen, odd_exp(lambda x: x / 3.0,
+        jnp.log(x))])
 
     rows = np.asarray(jax.jit(DRAWN(fun))(x, key=KEY))[:-1]
     assert set(rows.ravel()) == {0.33203125, 0.333984375}
@@ -829,10 +832,10 @@ def test_stochastic_rounding_under_vmap_and_grad():
         (lambda: simulate(jnp.sin, BFLOAT16, carrier=jnp.int32), TypeError, "simulate"),
         (lambda: simulate(jnp.sin, BFLOAT16, accumulation=BFLOAT16), TypeError, "expected an Accumulation"),
         (lambda: simulate(jnp.sin, MXFP8_E4M3), ValueError, "operands of matrix products"),
-        (lambda: simulate(jnp.sin, BFLOAT16, mode=pl.stochastic)(X), ValueError, "stochastic rounding needs random bits; pass key="),
-        (lambda: simulate(jnp.sin, BFLOAT16, mode=pl.stochastic)(X, key=3), TypeError, "key must be a JAX random key"),
-        (lambda: simulate(jnp.real, BFLOAT16)(jnp.asarray(1j)), NotImplementedError, "complex numbers"),
-        (lambda: simulate(lambda x: lax.complex(x, x), BFLOAT16)(X), NotImplementedError, "complex numbers"),
+        (lambda: simulate(jnp.sin, BFLOAT16, mode=pl.stochastic)(X), ValueError, "stochastic rounding needs random bits; pass
+        key="), (lambda: simulate(jnp.sin, BFLOAT16, mode=pl.stochastic)(X, key=3), TypeError, "key must be a JAX random key"),
+        (lambda: simulate(jnp.real, BFLOAT16)(jnp.asarray(1j)), NotImplementedError, "complex numbers"), (lambda:
+        simulate(lambda x: lax.complex(x, x), BFLOAT16)(X), NotImplementedError, "complex numbers"),
     ],
 )  # fmt: skip
 def test_errors_are_sentences(make, kind, says):
@@ -876,9 +879,8 @@ SHARDED = """
 
     # With automatic sharding too.
     placed = jax.device_put(x, NamedSharding(mesh, P("data", "model")))
-    assert np.array_equal(jax.jit(simulate(lambda x: jnp.sin(x) / 3.0, pl.BFLOAT16))(placed), simulate(lambda x: jnp.sin(x) / 3.0, pl.BFLOAT16)(x))
-    key = jax.random.key(0)
-    drawn = jax.jit(simulate(lambda x: x / 3.0, pl.BFLOAT16, mode=pl.stochastic))
+    assert np.array_equal(jax.jit(simulate(lambda x: jnp.sin(x) / 3.0, pl.BFLOAT16))(placed), simulate(lambda x: jnp.sin(x) /
+    3.0, pl.BFLOAT16)(x)) key = jax.random.key(0) drawn = jax.jit(simulate(lambda x: x / 3.0, pl.BFLOAT16, mode=pl.stochastic))
     assert np.array_equal(drawn(placed, key=key), drawn(x, key=key))
 
     # Every shard draws its own bits; formats may be traced; the gradient is rounded as well.
@@ -904,7 +906,8 @@ SHARDED = """
 def test_sharded_functions():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARDED)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARDED)], env=environment, capture_output=True, text=True,
+        check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "right\n"

@@ -621,9 +621,8 @@ def test_arithmetic_of_random_pairs(fmt, mode):
         if fmt == "bfloat16":
             inside = ~(tiny(a) | tiny(b) | tiny(expected))
             if mode != "nearest_even":
-                # A float32 result may be infinite where the mode demands the largest value, or zero instead of the
-                # smallest.
-                inside &= (np.abs(expected) != FORMATS[fmt].largest) & ((expected != 0) | (a == 0) | (b == 0))
+                # A float32 result may be zero where the mode demands the smallest value.
+                inside &= (expected != 0) | (a == 0) | (b == 0)
         assert np.mean(inside) > 0.5
         assert_same(np.asarray(got)[inside], expected[inside], a[inside], what=f"{name} in {fmt}, {mode}")
 

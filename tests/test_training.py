@@ -473,9 +473,8 @@ def test_a_sweep_with_compute_is_its_runs_in_one_compilation(caplog: pytest.LogC
         done = [text for text in caplog.messages if text.startswith("Finished XLA compilation of jit(advance)")]
         assert (len(traced), len(done)) == (1, 1)
         assert record.loss.shape == (3, 2, 4)
-        for row, policy in enumerate(arms):
-            alone, seen = pl.run(step, begin(optimizer)(jax.random.key(8), policy), digits().batch, policy, steps=4)
-            same(jax.tree.map(lambda leaf, i=row: leaf[i, 1], (swept.params, record.loss)), (alone.params, seen.loss))
+        alone, seen = pl.run(step, begin(optimizer)(jax.random.key(8), arms[1]), digits().batch, arms[1], steps=4)
+        same(jax.tree.map(lambda leaf: leaf[1, 1], (swept.params, record.loss)), (alone.params, seen.loss))
 
 
 def test_a_scale_beyond_the_arithmetic_is_found_out() -> None:

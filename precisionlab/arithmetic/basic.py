@@ -4,6 +4,7 @@ The carrier's result, rounded once more, is one correct rounding of the exact re
 
     under nearest modes          if the carrier has 2p + 2 bits (Figueroa 1995)
     * / sqrt, in every mode      if it does: exact, or farther from every number of p bits than what the carrier drops
+                                 (unless the result may be beyond the carrier's range)
     nearest even, carrier's own  always
 
 Elsewhere (sums under directed modes, formats of 12 bits and more in float32) what the carrier dropped is computed too, and the
@@ -31,8 +32,17 @@ def is_innocuous(name: str, fmt: Format, mode: Mode, carrier: Carrier) -> bool:
     """Whether the carrier's operation followed by one rounding is one rounding, or as good as."""
     if isinstance(mode, Stochastic) or (mode is nearest_even and is_carrier_itself(fmt, carrier)):
         return True
-    enough = not is_concrete(fmt) or 2 * fmt.precision + 2 <= carrier.precision
-    return enough and (mode in (nearest_even, nearest_away) or name not in _SUMS)
+    if is_concrete(fmt) and 2 * fmt.precision + 2 > carrier.precision:
+        return False
+    if mode in (nearest_even, nearest_away) or name == "sqrt":
+        return True
+    return name not in _SUMS and not (is_concrete(fmt) and _leaves_range(fmt, carrier))
+
+
+def _leaves_range(fmt: Format, carrier: Carrier) -> bool:
+    """Whether finite operands can give a product or quotient beyond the carrier, which not every mode rounds to infinity."""
+    half = carrier.bias // 2
+    return bool(fmt.largest > 2.0**half or fmt.emin - fmt.precision + 1 < -half)
 
 
 def rounded_exactly(name: str, operands: list[Array], result: Array, fmt: Format, mode: Mode, carrier: Carrier) -> Array:
@@ -67,7 +77,10 @@ def _rounded(name: str, operands: list[Array], result: Array, fmt: Format, mode:
     divisor = operands[-1] if name == "div" else result
     quotient, dividend = result, operands[0]
     remainder = _side(dividend, divisor, quotient, carrier)
-    return round_once(quotient, remainder, (dividend,) if name == "sqrt" else tuple(operands), fmt, mode, None, carrier)
+    if name == "div":  # by zero, the infinity is exact
+        by_zero = (to_bits(divisor, carrier) & carrier.word(carrier.sign - 1)) == 0
+        divisor = jnp.where(by_zero, jnp.asarray(jnp.inf, divisor.dtype), divisor)
+    return round_once(quotient, remainder, (dividend, divisor), fmt, mode, None, carrier)
 
 
 def _side(dividend: Array, divisor: Array, quotient: Array, carrier: Carrier) -> Array:

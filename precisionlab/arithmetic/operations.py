@@ -61,9 +61,9 @@ def is_rounded(eqn: Any, frame: Frame) -> bool:
 
 
 def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
-    """An operand in the format of the operation that reads it."""
+    """An operand in the format of the operation that reads it (no name: what only passes on, and is moved as it is)."""
     rule = frame.arithmetic.format_of(name, frame.path)
-    if not is_float(dtype) or (name in EXACT and value.grid != RAW):
+    if not is_float(dtype) or ((name in EXACT or not name) and value.grid != RAW):
         return value.array
     if isinstance(rule, BlockFormat):
         return value.array  # the blocks run along the contraction, which the product itself knows
@@ -92,16 +92,17 @@ def _constant(value: Any, dtype: Any, fmt: Format, mode: Mode) -> Any:
     """
     if is_concrete(fmt) and not isinstance(value, jax.Array) and value.ndim == 0:
         with jax.ensure_compile_time_eval():
-            return _scalar(value.item(), value.dtype.name, np.dtype(dtype).name, fmt, mode)
+            return _scalar(float(value).hex(), value.dtype.name, np.dtype(dtype).name, fmt, mode)
     array, top = jnp.asarray(value), float(jnp.finfo(dtype).max)
     largest = jnp.asarray(fmt.largest).astype(array.dtype)
     infinity = jnp.where(jnp.asarray(fmt.overflow) == jnp.inf, jnp.asarray(jnp.inf, array.dtype), largest)
     size = jnp.where(jnp.abs(array) == jnp.inf, infinity, jnp.where(jnp.abs(array) == top, largest, jnp.abs(array)))
-    return round_to(jnp.where(array < 0, -size, size), fmt, mode)
+    return round_to(jnp.copysign(size, array), fmt, mode)
 
 
 @lru_cache(maxsize=4096)
-def _scalar(value: float, carrier: str, dtype: str, fmt: Format, mode: Mode) -> np.ndarray:
+def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode) -> np.ndarray:
+    value = float.fromhex(hexadecimal)  # text, because 0.0 == -0.0
     if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
         value = math.copysign(fmt.largest, value)
     return np.asarray(round_to(jnp.asarray(value, carrier), fmt, mode))
@@ -176,6 +177,16 @@ def _plain(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     return bound(eqn, arrays, frame.arithmetic.carrier)[0]
 
 
+def _sum(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """A sum, that of -0 and a constant 0 included: XLA takes x + 0 for x, unless the zero depends on x."""
+    if is_float(eqn.outvars[0].aval.dtype):
+        for zero, other in ((0, 1), (1, 0)):
+            if not isinstance(arrays[zero], jax.Array) and not np.any(arrays[zero]):
+                x = jnp.asarray(arrays[other])
+                return lax.add(x, jnp.where(x == x, jnp.asarray(arrays[zero]), jnp.asarray(jnp.nan, x.dtype)))
+    return _plain(eqn, arrays, frame)
+
+
 def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     """A division that divides: XLA turns x / broadcast(y) into x * (1 / y), which rounds twice, unless y depends on x."""
     x, y = map(jnp.asarray, arrays)
@@ -243,6 +254,7 @@ _GEOMETRY = (
     "window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count", "batch_group_count"
 )  # fmt: skip
 _SPECIAL: dict[str, Callable[..., Array]] = {
+    "add": _sum,
     "div": _quotient,
     "nextafter": _next,
     "bitcast_convert_type": _bits,

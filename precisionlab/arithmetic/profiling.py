@@ -26,7 +26,7 @@ from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import entered, is_rounded, operate
 from precisionlab.arithmetic.programs import Program, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of, random_words
-from precisionlab.arithmetic.walking import is_sampler, walk
+from precisionlab.arithmetic.walking import is_sampler
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.policy import Policy
@@ -225,13 +225,13 @@ def error_profile(
 
         def both(arrays: Sequence[Array], words: Array | None) -> Any:
             frame = Frame(arithmetic, observed, words=words, observing=True)
-            results = walk(program.jaxpr, *program.values(frame, arrays), frame)
-            return [held.array for held in results], frame.records, _distance(results, program)
+            results = program.run(frame, arrays)
+            return results, frame.records, _distance(results, program)
 
         with jax.enable_x64(True):
-            arrays, records, distance = both(program.arrays, words)
+            results, records, distance = both(program.arrays, words)
         operations = tuple(_operation(labels[trail], jax.tree.map(np.asarray, records[trail])) for trail in sorted(records))
-        return ErrorProfile(operations, program.finish(arrays), float(distance))
+        return ErrorProfile(operations, program.finish(results), float(distance))
 
     return profile
 

@@ -14,11 +14,10 @@ import numpy as np
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from precisionlab._nearest import allowed_names
-from precisionlab._typing import Array
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
 from precisionlab.arithmetic.frames import UNKNOWN, Arithmetic, Frame, Held
 from precisionlab.arithmetic.operations import rounded_argument
-from precisionlab.arithmetic.walking import is_sampler, raw, scopes_of
+from precisionlab.arithmetic.walking import finished, is_sampler, raw, scopes_of, walk
 from precisionlab.formats import Format
 from precisionlab.primitives import EXACT, ROUNDED, STRUCTURAL
 from precisionlab.rules import Rules, scope_matches
@@ -52,14 +51,15 @@ class Program:
     moving: list[bool]
     structure: Any
 
-    def values(self, frame: Frame, arrays: Sequence[Any]) -> tuple[list[Held], list[Held]]:
-        """The constants, and the arguments, which are rounded, as values of a walk."""
+    def run(self, frame: Frame, arrays: Sequence[Any]) -> list[Held]:
+        """The results of a walk, from arrays in the place of the arguments."""
         consts = [raw(const, dtype_of(var), frame) for const, var in zip(self.consts, self.jaxpr.constvars, strict=True)]
-        return consts, [_argument(array, var, frame) for array, var in zip(arrays, self.jaxpr.invars, strict=True)]
+        values = [_argument(array, var, frame) for array, var in zip(arrays, self.jaxpr.invars, strict=True)]
+        return finished(walk(self.jaxpr, consts, values, frame), frame, self.jaxpr.outvars)
 
-    def finish(self, values: Sequence[Array]) -> Any:
+    def finish(self, values: Sequence[Held]) -> Any:
         """The results of a walk in the dtypes and the structure of the function's own."""
-        arrays = iter(as_typed(value, dtype_of(var)) for value, var in zip(values, self.jaxpr.outvars, strict=True))
+        arrays = iter(as_typed(jnp.asarray(value.array), dtype_of(var)) for value, var in zip(values, self.jaxpr.outvars, strict=True))
         filled = [next(arrays) if moves else leaf for leaf, moves in zip(self.results, self.moving, strict=True)]
         return jax.tree.unflatten(self.structure, filled)
 

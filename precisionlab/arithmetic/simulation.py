@@ -31,7 +31,6 @@ from precisionlab.arithmetic.accumulation import Accumulation, check_accumulatio
 from precisionlab.arithmetic.frames import Arithmetic, Frame
 from precisionlab.arithmetic.operations import operate
 from precisionlab.arithmetic.programs import program_of
-from precisionlab.arithmetic.walking import walk
 from precisionlab.carriers import FLOAT32_CARRIER, carrier_of
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, Stochastic, mode_name, nearest_even
@@ -89,8 +88,7 @@ def simulate(
         words, kwargs = random_words("simulate", arithmetic, key, kwargs)
         program = program_of("simulate", fun, args, kwargs, arithmetic)
         frame = Frame(arithmetic, operate, words=words)
-        results = walk(program.jaxpr, *program.values(frame, program.arrays), frame)
-        return program.finish([held.array for held in results])
+        return program.finish(program.run(frame, program.arrays))
 
     return simulated
 

@@ -7,6 +7,7 @@ function with its own derivative), and are made again around a walk through thos
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from precisionlab.arithmetic.operations import entered
 from precisionlab.primitives import SAMPLERS
 from precisionlab.randomness import fold
 
-__all__ = ["is_sampler", "raw", "scopes_of", "walk"]
+__all__ = ["finished", "is_sampler", "raw", "scopes_of", "walk"]
 
 
 def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Frame) -> list[Held]:
@@ -82,6 +83,11 @@ def raw(value: Any, dtype: Any, frame: Frame) -> Held:
         return Held(array, UNKNOWN, array)
     exact = carried(value, dtype, jnp.float64) if frame.observing else None
     return Held(carried(value, dtype, frame.arithmetic.carrier), RAW, exact)
+
+
+def finished(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Held]:
+    """Results of a function, rounded where they are numbers that it was written with."""
+    return [value._replace(array=entered(value, "", dtype_of(var), frame)) for value, var in zip(values, vars_, strict=True)]
 
 
 def _packed(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Any]:
@@ -212,15 +218,20 @@ def _while(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     def turned(turn: Array, parity: int) -> Array | None:
         return None if words is None else fold(words, 2 * turn + parity)
 
-    def again(state: Any) -> Array:
-        turn, held, _ = state
+    def goes_on(turn: Array, held: Any) -> Array:
         inner = frame.program(turned(turn, 0), branch=0)
         return walk(test.jaxpr, test_around, _unpacked([*test_fixed, *held], inner), inner)[0].array
 
     def advance(turn: Array, held: Any) -> tuple[list[Any], dict[Any, Any]]:
         inner = frame.program(turned(turn, 1), branch=1)
         values = walk(program.jaxpr, around, _unpacked([*fixed, *held], inner), inner)
-        return _packed(values, inner, program.jaxpr.outvars), inner.records
+        results = _packed(values, inner, program.jaxpr.outvars)
+        if test.out_avals[0].shape:  # under vmap, some are done before the others
+            results = jax.tree.map(partial(_where, goes_on(turn, held)), results, held)
+        return results, inner.records
+
+    def again(state: Any) -> Array:
+        return jnp.any(goes_on(*state[:2]))
 
     def body(state: Any) -> Any:
         turn, held, records = state
@@ -235,6 +246,10 @@ def _while(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     for operation, record in records.items():
         frame.records[operation] = record.joined(frame.records.get(operation))
     return _unpacked(last, frame)
+
+
+def _where(chosen: Array, new: Array, old: Array) -> Array:
+    return jnp.where(jnp.expand_dims(chosen, range(chosen.ndim, jnp.ndim(new))), new, old)
 
 
 def _cond(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
