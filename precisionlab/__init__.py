@@ -54,6 +54,15 @@ from precisionlab.formats import (
 from precisionlab.grids import finite_values, neighbors, ulp
 from precisionlab.landing import expected_lost_fraction, landing_threshold
 from precisionlab.loops import chunks, run, sweep, sweep_chunks
+from precisionlab.loss_scaling import (
+    LossScale,
+    all_finite,
+    dynamic_loss_scale,
+    next_scale,
+    scale_loss,
+    static_loss_scale,
+    unscale,
+)
 from precisionlab.modes import (
     MODES,
     Mode,
@@ -69,7 +78,7 @@ from precisionlab.modes import (
     upward,
 )
 from precisionlab.native import Difference, native_difference
-from precisionlab.policy import Policy
+from precisionlab.policy import PLACEMENTS, Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
 from precisionlab.rules import Rules
@@ -103,6 +112,7 @@ __all__ = [
     "MXFP8_E5M2",
     "MXINT8",
     "NVFP4",
+    "PLACEMENTS",
     "TFLOAT32",
     "Accumulation",
     "Ages",
@@ -111,6 +121,7 @@ __all__ = [
     "DoubleRoundingWarning",
     "ErrorProfile",
     "Format",
+    "LossScale",
     "Mode",
     "Operation",
     "Policy",
@@ -120,6 +131,7 @@ __all__ = [
     "State",
     "Stochastic",
     "Tally",
+    "all_finite",
     "block_scales",
     "by_path",
     "check_format",
@@ -127,6 +139,7 @@ __all__ = [
     "counter_hash",
     "dot",
     "downward",
+    "dynamic_loss_scale",
     "error_profile",
     "expected_lost_fraction",
     "finite_values",
@@ -142,16 +155,19 @@ __all__ = [
     "nearest_even",
     "neighbors",
     "never_moved_fraction",
+    "next_scale",
     "optimizers",
     "problems",
     "round_blocks",
     "round_to",
     "run",
     "saturating",
+    "scale_loss",
     "simulate",
     "stack_formats",
     "start",
     "start_ages",
+    "static_loss_scale",
     "stochastic",
     "stochastic_bits",
     "sweep",
@@ -162,6 +178,7 @@ __all__ = [
     "toward_zero",
     "ulp",
     "unit_roundoff",
+    "unscale",
     "update_ages",
     "upward",
 ]

@@ -143,9 +143,10 @@ def computed_once(x: Array) -> Array:
     cheap: in a chain of roundings the work doubles at every fork. Divisions of floats it thinks dear, and leaves where they
     are. This one is by a one that only the last stage of the compiler sees through (no word has 64 bits set), and removes.
     """
+    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+        return lax.div(x, lax.population_count(x) >> x.dtype.type(7) | x.dtype.type(1))
     carrier = CARRIERS[x.dtype.name]
-    bits = to_bits(x, carrier)
-    nothing = lax.population_count(bits) >> carrier.word(7)
+    nothing = lax.population_count(to_bits(x, carrier)) >> carrier.word(7)
     return x / from_bits(carrier.word(carrier.bias << carrier.fraction_bits) | nothing, carrier)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "finite_values",
     "keep",
     "locate",
+    "magnitude_bits",
     "neighbors",
     "smallest_positive",
     "spacing_exponent",
@@ -112,8 +113,15 @@ def smallest_positive(fmt: Format, carrier: Carrier) -> Array:
 
 def largest_bits(fmt: Format, carrier: Carrier) -> Array:
     """The magnitude bits of the largest finite value, at most the carrier's own."""
-    bits = to_bits(jnp.abs(jnp.asarray(fmt.largest).astype(carrier.dtype)), carrier)
-    return jnp.minimum(bits, carrier.word(carrier.infinity - 1))
+    return jnp.minimum(magnitude_bits(fmt.largest, carrier), carrier.word(carrier.infinity - 1))
+
+
+def magnitude_bits(number: Any, carrier: Carrier) -> Array:
+    """The magnitude bits of a number of a format in the carrier."""
+    if is_number(number):  # one constant, not four operations to fold
+        with np.errstate(over="ignore"):
+            return carrier.word(int(np.abs(np.asarray(number).astype(carrier.dtype)).view(carrier.uint)))
+    return to_bits(jnp.abs(jnp.asarray(number).astype(carrier.dtype)), carrier)
 
 
 def is_number(field: Any) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, PRNGKeyArray, UInt
+from precisionlab.carriers import computed_once
 
 __all__ = ["check_key", "counter_hash", "fold", "hash_positions", "key_rows"]
 
@@ -106,7 +107,8 @@ def key_rows(key: PRNGKeyArray, start: int, count: int) -> UInt[Array, "count 2"
     """
     first, second = _key_words(key)
     number = jnp.arange(count, dtype=jnp.uint32) + np.uint32(start)
-    return jnp.stack([_mix(_mix(first + number * _GOLDEN) + second), _mix(second ^ _mix(number + _FIRST))], axis=1)
+    rows = jnp.stack([_mix(_mix(first + number * _GOLDEN) + second), _mix(second ^ _mix(number + _FIRST))], axis=1)
+    return computed_once(rows)
 
 
 def hash_positions(words: UInt[Array, "2"], shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:

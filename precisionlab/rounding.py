@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.carriers import CARRIERS, Carrier, computed_once, from_bits, power_of_two, to_bits
+from precisionlab.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
 from precisionlab.checks import require_fits
 from precisionlab.formats import Format, is_concrete, name_of
-from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate, smallest_positive
+from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.randomness import check_key, counter_hash, hash_positions
 
@@ -137,7 +137,7 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
     sign = bits ^ magnitude
     negative = sign != 0
     infinity, largest = word(carrier.infinity), largest_bits(fmt, carrier)
-    overflow = to_bits(jnp.abs(jnp.asarray(fmt.overflow).astype(carrier.dtype)), carrier)
+    overflow = magnitude_bits(fmt.overflow, carrier)
 
     def increment_of(tail: Array, odd: Array, random: Array | None) -> Array:
         return mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
@@ -219,7 +219,9 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
     above = (magnitude + nearest_even(tail, (magnitude >> shift) & word(1), False)) & ~tail
     to_units, to_values = carrier.dtype(2.0**-spacing), carrier.dtype(2.0**spacing)
     units = lax.round(from_bits(magnitude, carrier) * to_units, lax.RoundingMethod.TO_NEAREST_EVEN)
-    return jnp.where(magnitude < power_of_two(fmt.emin, carrier), to_bits(units * to_values, carrier), above)
+    return jnp.where(
+        magnitude < word((fmt.emin + carrier.bias) << carrier.fraction_bits), to_bits(units * to_values, carrier), above
+    )
 
 
 @jax.custom_jvp

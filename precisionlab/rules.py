@@ -27,7 +27,8 @@ from precisionlab.primitives import EXACT, ROUNDED
 __all__ = ["Rules", "check_mode_rules", "check_rules", "describe_rules", "every_rule", "resolve", "scope_matches"]
 
 
-_PRIMITIVES = EXACT | ROUNDED | {getattr(primitives, name).name for name in dir(primitives) if name.endswith("_p")}
+_UNLISTED = frozenset({"custom_partitioning", "ffi_call", "io_callback", "pallas_call", "pure_callback", "ragged_dot_general"})
+_PRIMITIVES = EXACT | ROUNDED | _UNLISTED | {getattr(primitives, name).name for name in dir(primitives) if name.endswith("_p")}
 
 
 class Rules(NamedTuple):

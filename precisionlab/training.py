@@ -151,7 +151,8 @@ def make_step(
     Args:
         loss: `loss(params, batch)` gives a scalar; it sees float32 parameters.
         optimizer: any Optax optimizer, learning rate included.
-        modes: one rounding mode for every site, or a `Policy` of modes (None there means nearest_even).
+        modes: one rounding mode for every site, or a `Policy` of modes (None there means nearest_even; `compute` also takes
+            `Rules` of modes).
         every: read the fates of one update in `every`.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         dtypes: a `Policy` of native dtypes for `weights`, `gradients` and `updates`: arrays are then really stored in them,

@@ -498,16 +498,28 @@ def test_eager_simulation_equals_reference(name, fmt, mode):
     compare(name, fmt, mode, lambda fun: fun)
 
 
+EVERYWHERE = problems([f for f in FORMATS if f not in BY_DEFAULT], ["nearest_even"])
+EVERYWHERE += problems(DIRECTED, ["toward_zero", "upward"])
+
+
+def sampled(case):
+    """The cases for every submission: the widest format, and a directed mode."""
+    return case[1:] in (("float16", "nearest_even"), ("bfloat16", "toward_zero"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "fmt", "mode"),
-    problems([f for f in FORMATS if f not in BY_DEFAULT], ["nearest_even"]) + problems(DIRECTED, ["toward_zero", "upward"]),
-)
+@pytest.mark.parametrize(("name", "fmt", "mode"), [case for case in EVERYWHERE if sampled(case)])
+def test_simulation_equals_reference_in_more_formats(name, fmt, mode):
+    compare(name, fmt, mode, jax.jit)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "fmt", "mode"), [case for case in EVERYWHERE if not sampled(case)])
 def test_simulation_equals_reference_in_every_format(name, fmt, mode):
     compare(name, fmt, mode, jax.jit)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "fmt", "mode"),
     problems(["bfloat16"], ["nearest_even"], [name for name in PROBLEMS if name not in CASES])

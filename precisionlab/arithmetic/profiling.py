@@ -168,7 +168,7 @@ class ErrorProfile:
         """Error introduced and carried by each operation, in order of execution; needs matplotlib. Returns the axes."""
         from precisionlab.runs.plots import plot_error_profile
 
-        rows = [(op.introduced, op.carried, op.scope or op.primitive, op.nonfinite > 0) for op in self.operations]
+        rows = [(op.introduced, op.carried, op.scope, op.nonfinite > 0) for op in self.operations]
         return plot_error_profile(rows, ax=ax)
 
 
@@ -250,7 +250,7 @@ def _distance(results: list[Held], program: Program) -> Array:
     floats = [held for held, var in zip(results, program.jaxpr.outvars, strict=True) if is_float(dtype_of(var))]
     error = sum((jnp.sum(jnp.square(_double(held.array) - held.exact)) for held in floats), jnp.zeros((), jnp.float64))
     size = sum((jnp.sum(jnp.square(held.exact)) for held in floats), jnp.zeros((), jnp.float64))
-    return jnp.sqrt(error / size)
+    return jnp.where(error == 0, 0.0, jnp.sqrt(error / size))
 
 
 def _operation(label: tuple[str, str, str], seen: Seen) -> Operation:
@@ -286,12 +286,8 @@ def _observe(eqn: Any, inputs: list[Held], frame: Frame) -> tuple[list[Held], Se
         return shadowed, None
     operands = [entered(value, eqn.primitive.name, dtype_of(var), frame) for value, var in zip(inputs, eqn.invars, strict=True)]
     local = _in_float64(eqn, [_double(operand) for operand in operands])
-    clean = jnp.bool_(True)
-    for operand in operands:
-        if is_float(operand.dtype):
-            clean &= jnp.all(jnp.isfinite(_double(operand)))
     seen = [
-        _compare(held.array, held.exact, near, clean)
+        _compare(held.array, held.exact, near)
         for held, near, is_a_float in zip(shadowed, local, floats, strict=True)
         if is_a_float
     ]
@@ -299,7 +295,7 @@ def _observe(eqn: Any, inputs: list[Held], frame: Frame) -> tuple[list[Held], Se
 
 
 @jax.jit
-def _compare(array: Array, exact: Array, local: Array, clean: Array) -> Seen:
+def _compare(array: Array, exact: Array, local: Array) -> Seen:
     simulated = _double(array)
 
     def square(x: Array, where: Array) -> Array:
@@ -307,7 +303,7 @@ def _compare(array: Array, exact: Array, local: Array, clean: Array) -> Seen:
 
     near = jnp.isfinite(simulated) & jnp.isfinite(local)
     far = jnp.isfinite(simulated) & jnp.isfinite(exact)
-    broken = clean & ~jnp.isfinite(simulated) & jnp.isfinite(local)
+    broken = ~jnp.isfinite(simulated) & jnp.isfinite(local)  # what came in was finite, or the exact result were not
     count = jnp.sum(broken, dtype=jnp.float64)
     return Seen(
         entries=jnp.asarray(float(simulated.size), jnp.float64),

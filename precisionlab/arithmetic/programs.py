@@ -59,7 +59,9 @@ class Program:
 
     def finish(self, values: Sequence[Held]) -> Any:
         """The results of a walk in the dtypes and the structure of the function's own."""
-        arrays = iter(as_typed(jnp.asarray(value.array), dtype_of(var)) for value, var in zip(values, self.jaxpr.outvars, strict=True))
+        arrays = iter(
+            as_typed(jnp.asarray(value.array), dtype_of(var)) for value, var in zip(values, self.jaxpr.outvars, strict=True)
+        )
         filled = [next(arrays) if moves else leaf for leaf, moves in zip(self.results, self.moving, strict=True)]
         return jax.tree.unflatten(self.structure, filled)
 
@@ -116,7 +118,7 @@ def _warn_of_unknown_scopes(arithmetic: Arithmetic, paths: list[tuple[str, ...]]
         names = sorted({"/".join(path) for path in paths if path})
         shown = names if len(names) <= 20 else [*names[:20], f"and {len(names) - 20} more"]
         message = f'a rule is for the scope "{pattern}", which the function does not have; {allowed_names(pattern, shown)}.'
-        warnings.warn(f"{where}: {message}", ScopeWarning, stacklevel=5)
+        warnings.warn(f"{where}: {message}", ScopeWarning, stacklevel=4)
 
 
 def _patterns(rules: Any) -> Iterator[str]:

@@ -56,9 +56,9 @@ def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Fr
 
 
 def scopes_of(eqn: Any) -> tuple[str, ...]:
-    """The `jax.named_scope`s around an equation, outermost first; transformations such as jvp and transpose left out."""
+    """The `jax.named_scope`s around an equation, outermost first, without what JAX's transformations call themselves."""
     names = [part.name for part in eqn.source_info.name_stack.stack if type(part).__name__ == "Scope"]
-    path = tuple(name for part in names for name in part.split("/") if name)
+    path = tuple(name for part in names for name in part.split("/") if name and name != "rematted_computation")
     # Recomputation in a backward pass names its scopes twice: transpose(jvp(norm))/jvp(norm).
     half = len(path) // 2
     return path[:half] if half and path[:half] == path[half:] and _differentiated(eqn) else path

@@ -41,11 +41,12 @@ class Problem(NamedTuple):
     answers: Any = None
 
 
+@jax.named_scope("loss")
 def cross_entropy(logits: Float[Array, "... classes"], labels: Int[Array, "..."]) -> Float[Array, ""]:
     """Mean negative log-likelihood of the labels, in nats.
 
     The label's entry is selected rather than multiplied by zeros and ones, so that a log-probability of -inf elsewhere
-    makes no NaN, and rather than gathered, so that the gradient needs no scatter.
+    makes no NaN, and rather than gathered, so that the gradient needs no scatter. It runs in the named scope "loss".
 
     Args:
         logits: unnormalized log-probabilities.

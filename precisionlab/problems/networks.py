@@ -71,9 +71,9 @@ def mlp_apply(
     hidden = images.astype(params["layer1"]["weight"].dtype)
     for number in range(1, len(params) + 1):
         layer = params[f"layer{number}"]
-        hidden = hidden @ layer["weight"] + layer["bias"][None, :]
-        if number < len(params):
-            hidden = activation(hidden)
+        with jax.named_scope(f"layer{number}"):
+            hidden = hidden @ layer["weight"] + layer["bias"][None, :]
+            hidden = activation(hidden) if number < len(params) else hidden
     return hidden
 
 
@@ -135,6 +135,8 @@ def transformer_apply(
 ) -> Float[Array, "batch time 256"]:
     """Logits of the byte after each position, from the bytes up to it.
 
+    Its parts run in named scopes: `embedding`, `block1/attention`, `block1/feedforward`, `block1/norm`, ..., `norm`, `unembedding`.
+
     Args:
         params: as `transformer_init` gives them, in any one float dtype.
         tokens: bytes as integers; at most as many a row as there are positions.
@@ -145,21 +147,31 @@ def transformer_apply(
         (2, 32, 256)
     """
     time = tokens.shape[1]
-    x = params["embedding"]["bytes"][tokens] + params["embedding"]["positions"][None, :time]
+    with jax.named_scope("embedding"):
+        x = params["embedding"]["bytes"][tokens] + params["embedding"]["positions"][None, :time]
     for number in range(1, sum(name.startswith("block") for name in params) + 1):
         block = params[f"block{number}"]
-        x = x + _attention(block["attention"], _layer_norm(block["norm1"], x), heads)
-        hidden = jax.nn.gelu(_layer_norm(block["norm2"], x) @ block["feedforward"]["up"])
-        x = x + hidden @ block["feedforward"]["down"]
-    return _layer_norm(params["norm"], x) @ params["unembedding"]
+        with jax.named_scope(f"block{number}"):
+            x = x + _attention(block["attention"], _layer_norm(block["norm1"], x), heads)
+            x = x + _feedforward(block["feedforward"], _layer_norm(block["norm2"], x))
+    normed = _layer_norm(params["norm"], x)
+    with jax.named_scope("unembedding"):
+        return normed @ params["unembedding"]
 
 
+@jax.named_scope("feedforward")
+def _feedforward(weights: dict[str, Array], x: Array) -> Array:
+    return jax.nn.gelu(x @ weights["up"]) @ weights["down"]
+
+
+@jax.named_scope("norm")
 def _layer_norm(norm: dict[str, Array], x: Array) -> Array:
     centered = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
     return centered * jax.lax.rsqrt(variance + 1e-5) * norm["scale"][None, None, :] + norm["bias"][None, None, :]
 
 
+@jax.named_scope("attention")
 def _attention(weights: dict[str, Array], x: Array, heads: int) -> Array:
     batch, time, width = x.shape
     query, key, value = ((x @ weights[name]).reshape(batch, time, heads, -1) for name in ("query", "key", "value"))

@@ -235,7 +235,7 @@ def plot_error_profile(operations: Sequence[tuple[float, float, str, bool]], *, 
             ax.axvline(place, color="#CC79A7", linewidth=1, alpha=0.6)
         ax.plot([], [], color="#CC79A7", label="results not finite")
     labels = [row[2] for row in operations]
-    changes = [at for at in range(len(labels)) if at == 0 or labels[at] != labels[at - 1]]
+    changes = [at for at in range(len(labels)) if labels[at] and (at == 0 or labels[at] != labels[at - 1])]
     least = max(1, len(labels) // 24)  # room between two labels
     ticks = [at for number, at in enumerate(changes) if number == 0 or at - changes[number - 1] >= least]
     ax.set_xticks(ticks, [labels[at] for at in ticks], rotation=90, fontsize=7)
