@@ -175,7 +175,11 @@ HOWS = {
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [*((name, "nearest_even") for name in HOWS), ("product", "upward"), ("fused", "upward")],
+    [
+        *(pytest.param(name, "nearest_even", marks=[pytest.mark.slow] * (" " in name or name == "tree")) for name in HOWS),
+        ("product", "upward"),
+        ("fused", "upward"),
+    ],
 )
 def test_stacked_formats_take_one_program_and_every_operation_rounds_once(name, mode):
     stacked = pl.stack_formats(FORMATS)

@@ -401,3 +401,8 @@ def test_plot():
         assert ax.lines[-1].get_ydata() == [third.operations[0].introduced]
     finally:
         pyplot.close(ax.figure)
+
+
+def test_a_profile_is_not_jitted():
+    with pytest.raises(TypeError, match="cannot itself be jitted"):
+        jax.jit(pl.error_profile(jnp.sin, pl.BFLOAT16))(jnp.ones(3))

@@ -146,6 +146,7 @@ def test_wrong_scales_are_sentences() -> None:
 # In a step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.05), optax.adam(2e-3)], ids=["sgd", "adam"])
 def test_a_power_of_two_changes_no_bit_in_float32(optimizer: Any) -> None:
     # One program with another number in it; another program may take its sums in another order.
@@ -279,6 +280,7 @@ def begin(scale: Any, optimizer: Any) -> Any:
     return start
 
 
+@pytest.mark.slow
 def test_sweeps_runs_chunks_and_resumption_agree() -> None:
     optimizer, seeds = optax.adam(2e-3), [3, 8]
     policies = [pl.Policy(weights=fmt, gradients=fmt) for fmt in (pl.FLOAT16, pl.FLOAT8_E4M3FN)]

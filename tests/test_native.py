@@ -53,7 +53,7 @@ def test_every_dtype_has_an_answer(dtype):
 
 
 def test_the_table_has_a_row_for_every_operation(capsys, monkeypatch):
-    monkeypatch.setattr(native, "compare_one", lambda name, dtype: pl.Difference(4, 1, 0.5, "no" * (dtype == "float16")))
+    monkeypatch.setattr(native, "compare_one", lambda _, dtype: pl.Difference(4, 1, 0.5, "no" * (dtype == "float16")))
     native.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[4:]] == list(native.OPERATIONS)

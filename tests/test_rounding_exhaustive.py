@@ -58,8 +58,10 @@ def test_one_pattern_in_1021(name: str, rounding: Callable[..., jax.Array]) -> N
     assert mismatches(name, 1021, rounding) == (0, None)
 
 
-@pytest.mark.slow  # a minute each; the command above takes all formats
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
+EVERY = {"bfloat16": pytest.mark.slow, "float8_e4m3fn": pytest.mark.slow}  # a minute each; the command above takes all formats
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=EVERY.get(n, pytest.mark.thorough)) for n in cases.ML_DTYPES])
 def test_every_pattern(name: str) -> None:
     assert mismatches(name, 1) == (0, None)
 

@@ -283,6 +283,26 @@ def test_data_under_vmap(name):
         assert_equal_trees(jax.tree.map(lambda leaf: leaf[at], mapped), alone(xs[at], ys[at]))  # noqa: B023
 
 
+TRANSFORMATIONS: dict[str, Callable[..., Any]] = {
+    "vmap": jax.vmap,
+    "jit of vmap": lambda fun: jax.jit(jax.vmap(fun)),
+    "vmap of grad": lambda fun: jax.vmap(jax.grad(fun)),
+    "hessian": lambda fun: jax.vmap(jax.hessian(fun)),
+    "linearize": lambda fun: lambda x: jax.linearize(fun, x)[1](x),
+    "scan": lambda fun: lambda x: lax.scan(lambda c, v: (c, fun(v)), 0, x)[1],
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_constants_first_met_within_a_transformation(name):
+    """They are rounded at once and kept; these ones no other test has."""
+    number = list(TRANSFORMATIONS).index(name)
+    simulated = simulate(lambda x: jnp.sin(x) * (3.7 + number / 64) / (1.3 + number / 64), E4M3)
+    first = TRANSFORMATIONS[name](simulated)(X)
+    assert np.all(np.isfinite(first))
+    assert_same(TRANSFORMATIONS[name](simulated)(X), first)
+
+
 def test_inside_a_scan_over_steps():
     @simulate_in(BFLOAT16)
     def step(x):

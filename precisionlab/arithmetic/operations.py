@@ -25,12 +25,12 @@ from precisionlab.arithmetic.carrying import bound, carrier_for, format_of_dtype
 from precisionlab.arithmetic.convolutions import rounded_convolution
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.blocks import BlockFormat
-from precisionlab.carriers import Carrier, uncontracted
+from precisionlab.carriers import CARRIERS, Carrier, uncontracted
 from precisionlab.formats import Format, is_concrete
 from precisionlab.grids import neighbors
 from precisionlab.modes import Mode, Stochastic, downward, nearest_even
 from precisionlab.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
-from precisionlab.rounding import round_result, round_to, stored
+from precisionlab.rounding import round_carrier, round_result, round_to, stored
 
 __all__ = ["entered", "is_rounded", "operate", "results_of", "rounded_argument", "settled"]
 
@@ -105,7 +105,8 @@ def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode)
     value = float.fromhex(hexadecimal)  # text, because 0.0 == -0.0
     if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
         value = math.copysign(fmt.largest, value)
-    return np.asarray(round_to(jnp.asarray(value, carrier), fmt, mode))
+    # Without a derivative: a function that has one would join the transformations around, and not run at once.
+    return np.asarray(round_carrier(jnp.asarray(value, carrier), fmt, mode, None, CARRIERS[carrier]))
 
 
 def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:

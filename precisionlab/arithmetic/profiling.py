@@ -212,6 +212,10 @@ def error_profile(
     arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, None)
 
     def profile(*args: Any, key: Any = None, **kwargs: Any) -> ErrorProfile:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs, key))):
+            raise TypeError(
+                "error_profile: it reports what it sees, and so cannot be jitted or vmapped itself; call it outside."
+            )
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
         labels: dict[tuple[int, ...], tuple[str, str, str]] = {}

@@ -135,7 +135,8 @@ def transformer_apply(
 ) -> Float[Array, "batch time 256"]:
     """Logits of the byte after each position, from the bytes up to it.
 
-    Its parts run in named scopes: `embedding`, `block1/attention`, `block1/feedforward`, `block1/norm`, ..., `norm`, `unembedding`.
+    Its parts run in named scopes: `embedding`, `block1/attention`, `block1/feedforward`, `block1/norm`, ..., `norm`,
+    `unembedding`.
 
     Args:
         params: as `transformer_init` gives them, in any one float dtype.
