@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import source_info_util
 
 from precisionlab._typing import Array
@@ -212,9 +213,10 @@ def error_profile(
     arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, None)
 
     def profile(*args: Any, key: Any = None, **kwargs: Any) -> ErrorProfile:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs, key))):
+        leaves = jax.tree.leaves((args, kwargs, key))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             raise TypeError(
-                "error_profile: it reports what it sees, and so cannot be jitted or vmapped itself; call it outside."
+                "error_profile: it reports what it sees, and cannot itself be jitted or vmapped; call it outside of both."
             )
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
