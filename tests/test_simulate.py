@@ -936,3 +936,14 @@ def test_sharded_functions():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "right\n"
+
+
+def test_large_integers_are_rounded_once():
+    """2^24 + 2^16 + 1 lies above the middle of two bfloat16 numbers; its 24 leading bits are the middle."""
+    tie = (128 << 17) + (1 << 16)
+    x = np.array([tie - 1, tie, tie + 1, -tie - 1, 2**31 - 1, -(2**31), 7], np.int32)
+    wanted = np.array([128 << 17, 128 << 17, 129 << 17, -(129 << 17), 2**31, -(2**31), 7], np.float32)
+    for made in (x, jnp.asarray(x).astype(jnp.uint32)):
+        got = jax.jit(simulate(lambda x: x.astype(jnp.float32), pl.BFLOAT16))(made)
+        positive = np.asarray(made) == x
+        np.testing.assert_array_equal(np.asarray(got)[positive], wanted[positive])

@@ -21,8 +21,9 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic import products
 from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
-from precisionlab.arithmetic.carrying import bound, carrier_for, format_of_dtype, is_float, native
+from precisionlab.arithmetic.carrying import bound, carrier_dtype, carrier_for, format_of_dtype, is_float, native
 from precisionlab.arithmetic.convolutions import rounded_convolution
+from precisionlab.arithmetic.exact_sums import sum_to_odd
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import CARRIERS, Carrier, uncontracted
@@ -194,6 +195,20 @@ def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     return lax.div(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype))) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
 
 
+def _converted(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """A conversion; of a 32-bit integer, one that keeps its side of the ties that its 24 leading bits alone may look like."""
+    x, var = arrays[0], eqn.outvars[0]
+    wide = np.dtype(x.dtype).itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)
+    if not (wide and is_float(var.aval.dtype)) or carrier_dtype(var.aval.dtype, frame.arithmetic.carrier) != jnp.float32:
+        return _plain(eqn, arrays, frame)
+    fmt = _format("convert_element_type", var.aval.dtype, frame)
+    if is_concrete(fmt) and fmt.precision > 22:
+        return _plain(eqn, arrays, frame)
+    integer = jnp.asarray(x)
+    low = integer & np.asarray(0xFFFF, integer.dtype)
+    return sum_to_odd((integer - low).astype(jnp.float32), low.astype(jnp.float32))
+
+
 def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     """The next value of the format, not of the carrier."""
     x, towards = jnp.broadcast_arrays(*arrays)
@@ -256,6 +271,7 @@ _GEOMETRY = (
 )  # fmt: skip
 _SPECIAL: dict[str, Callable[..., Array]] = {
     "add": _sum,
+    "convert_element_type": _converted,
     "div": _quotient,
     "nextafter": _next,
     "bitcast_convert_type": _bits,
