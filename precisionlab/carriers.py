@@ -141,7 +141,8 @@ def computed_once(x: Array) -> Array:
 
     XLA duplicates what it thinks is cheap into every consumer, and a rounding is a dozen integer operations, all of them
     cheap: in a chain of roundings the work doubles at every fork. Divisions of floats it thinks dear, and leaves where they
-    are. This one is by a one that only the last stage of the compiler sees through (no word has 64 bits set), and removes.
+    are. This one is by a one that only the last stage of the compiler sees through (no word has 64 bits set), and removes;
+    where none does, it is a division by one.
     """
     if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         return lax.div(x, lax.population_count(x) >> x.dtype.type(7) | x.dtype.type(1))
