@@ -87,6 +87,8 @@ def cli(context: click.Context) -> None:
     precisionlab run               the main experiment itself
     precisionlab list              what has been run
     precisionlab show latest       a run again, with its table and verdict
+    precisionlab forecast FILE --lr 1e-5   what a checkpoint's weights would lose of their updates
+    precisionlab compare A B       what did not move between two checkpoints
     precisionlab selftest          what this machine does to small numbers
     """  # noqa: D301  (click reads the character itself as: do not wrap what follows)
     if context.invoked_subcommand is None:
@@ -248,6 +250,97 @@ def _show_query(found: "Run", columns: Mapping[str, Any], as_json: bool) -> None
         terminal.answer({"experiment": found.experiment, "run": str(found.folder), "rows": plain(rows)})
         return
     terminal.show_table(table(rows, list(columns)))
+
+
+@cli.command("forecast", short_help="Which updates a checkpoint's weights would lose.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--lr", type=float, required=True, help="Learning rate.")
+@click.option("--optimizer", default="adamw", show_default=True, help="What trains it; Adam-like ones update by about --lr.")
+@click.option("--update-size", type=float, help="|u| of an update, where the optimizer does not tell it.")
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Decoupled: it asks for lr * this * |w|.")
+@click.option("--formats", default="bfloat16,float8_e4m3fn", show_default=True, help="Names of formats, with commas.")
+@_JSON
+def forecast_(
+    checkpoint: Path,
+    lr: float,
+    optimizer: str,
+    update_size: float | None,
+    weight_decay: float,
+    formats: str,
+    as_json: bool,
+) -> None:
+    """Tell which updates the weights in CHECKPOINT would lose, from the weights alone.
+
+    CHECKPOINT is a .safetensors or .npz file, an index of shards, or a folder with one of them; pickles are never loaded.
+
+    \b
+    precisionlab forecast model.safetensors --lr 1e-5 --weight-decay 0.1
+    precisionlab forecast model/ --lr 0.1 --optimizer sgd --update-size 1e-6
+    """  # noqa: D301
+    from precisionlab import checkpoints
+    from precisionlab.formats import FORMATS
+    from precisionlab.runs.results import plain
+    from precisionlab.runs.summary import table
+
+    if optimizer not in checkpoints.OPTIMIZERS:
+        allowed = allowed_names(optimizer, sorted(checkpoints.OPTIMIZERS))
+        raise Failure(f'--optimizer: unknown optimizer "{optimizer}"; {allowed}', 2)
+    if update_size is None and not checkpoints.OPTIMIZERS[optimizer]:
+        raise Failure(f"--optimizer {optimizer}: its updates have no size known beforehand; give one with --update-size.", 2)
+    names = list(dict.fromkeys(name.strip() for name in formats.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise Failure(f'--formats: unknown format "{name}"; {allowed_names(name, sorted(FORMATS))}', 2)
+    try:
+        found = checkpoints.forecast(
+            checkpoint, lr, update_size=update_size, weight_decay=weight_decay, formats=[FORMATS[name] for name in names]
+        )
+    except checkpoints.CheckpointError as error:
+        raise Failure(str(error), 2) from error
+    if as_json:
+        terminal.answer(plain(found))
+        return
+    columns = ["tensor", "format", "entries", "lost_fraction", "half_lands_lr"]
+    columns += ["decay_lost_fraction"] if weight_decay else []
+    columns += [name for name in ("nonfinite", "overflowed") if any(row[name] for row in found["totals"])]
+    terminal.show_table(table([*found["rows"], *found["totals"]], columns))
+    terminal.write(f"assumed: {found['assumption']}")
+    if weight_decay:
+        asked = lr * weight_decay
+        terminal.write(f"weight decay alone asks for {asked:g} of each weight; up to 2^-(p+1) of it no format of p bits sees.")
+    for name, why in found["skipped"].items():
+        terminal.say(f"skipped {name}: {why}")
+
+
+@cli.command("compare", short_help="What did not move between two checkpoints.")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@_JSON
+def compare_(a: Path, b: Path, as_json: bool) -> None:
+    """Tell what moved from checkpoint A to checkpoint B, by the bits of their entries.
+
+    Each is a .safetensors or .npz file, an index of shards, or a folder with one of them; pickles are never loaded.
+    """
+    from precisionlab import checkpoints
+    from precisionlab.runs.results import plain
+    from precisionlab.runs.summary import table
+
+    try:
+        found = checkpoints.compare(a, b)
+    except checkpoints.CheckpointError as error:
+        raise Failure(str(error), 2) from error
+    if as_json:
+        terminal.answer(plain(found))
+        return
+    rows = [*found["rows"], {"tensor": "total", **found["total"]}]
+    columns = ["tensor", "dtype", "entries", "unchanged_fraction", "one_ulp_fraction", "constant"]
+    terminal.show_table(table(plain(rows), columns + (["nonfinite"] if found["total"]["nonfinite"] else [])))
+    terminal.write(f"{len(found['unmoved'])} of {len(found['rows'])} tensors did not move at all.")
+    for side in ("a", "b"):
+        for name in found[f"only_in_{side}"]:
+            terminal.say(f"skipped {name}: it is in {found[side]} alone")
+    for name, why in found["skipped"].items():
+        terminal.say(f"skipped {name}: {why}")
 
 
 @cli.command(short_help="What this backend does to small numbers.")

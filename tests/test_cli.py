@@ -195,7 +195,7 @@ def test_where_runs_go(say, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
         (["run", "fake", "--placement", "all"], "--placement: fake has no sites to round; run it without"),
         (["run", "placed", "--placement", "all", "--set", "sites=weights"], "say the same thing; give one of them"),
         (["run", "a", "b"], "unexpected extra argument"),
-        (["rnu"], 'unknown command "rnu"; allowed are list, run, selftest, show; did you mean "run"?'),
+        (["rnu"], 'unknown command "rnu"; allowed are compare, forecast, list, run, selftest, show; did you mean "run"?'),
         (["show"], "Missing argument 'RUN'"),
         (["show", "latest"], 'no run begins with "latest" under runs: candidates are none'),
     ],

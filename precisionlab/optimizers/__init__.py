@@ -8,8 +8,31 @@
     total(record.tally).stagnated_fraction
 """
 
+from precisionlab.optimizers.cures import (
+    KahanState,
+    MasterWeightsState,
+    RoundStateState,
+    kahan,
+    master_weights,
+    round_state,
+)
 from precisionlab.optimizers.grid import RoundParamsState, round_params
 from precisionlab.optimizers.sums import apply_updates, stored_sum
 from precisionlab.optimizers.tracking import Record, TrackState, stagnation, track
 
-__all__ = ["Record", "RoundParamsState", "TrackState", "apply_updates", "round_params", "stagnation", "stored_sum", "track"]
+__all__ = [
+    "KahanState",
+    "MasterWeightsState",
+    "Record",
+    "RoundParamsState",
+    "RoundStateState",
+    "TrackState",
+    "apply_updates",
+    "kahan",
+    "master_weights",
+    "round_params",
+    "round_state",
+    "stagnation",
+    "stored_sum",
+    "track",
+]
