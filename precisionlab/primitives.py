@@ -34,7 +34,7 @@ ROUNDED = frozenset({
 """One rounding of the result."""
 
 STRUCTURAL = frozenset({
-    "call", "closed_call", "cond", "core_call", "custom_jvp_call", "custom_linear_solve", "custom_vjp_call", "jit",
+    "call", "closed_call", "composite", "cond", "core_call", "custom_jvp_call", "custom_linear_solve", "custom_vjp_call", "jit",
     "reduce", "remat2", "scan", "shard_map", "while",
 })
 """Programs within the program."""

@@ -406,3 +406,9 @@ def test_plot():
 def test_a_profile_is_not_jitted():
     with pytest.raises(TypeError, match="cannot itself be jitted"):
         jax.jit(pl.error_profile(jnp.sin, pl.BFLOAT16))(jnp.ones(3))
+
+
+def test_a_reduction_by_a_function_is_profiled_over_its_applications():
+    profile = pl.error_profile(lambda x: jax.lax.reduce(x, jnp.float32(0), lambda a, b: a + b * 0.7, (1,)), pl.BFLOAT16)
+    seen = profile(jnp.ones((3, 5))).operations
+    assert [(operation.primitive, operation.entries) for operation in seen] == [("mul", 15), ("add", 15)]

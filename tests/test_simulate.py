@@ -947,3 +947,32 @@ def test_large_integers_are_rounded_once():
         got = jax.jit(simulate(lambda x: x.astype(jnp.float32), pl.BFLOAT16))(made)
         positive = np.asarray(made) == x
         np.testing.assert_array_equal(np.asarray(got)[positive], wanted[positive])
+
+
+def test_reductions_by_a_function_draw_for_each_application_and_each_entry():
+    """0.7 lies between two numbers of e4m3fn; equal rows end apart, their mean does not."""
+    rows = jnp.full((256, 8), 0.5, jnp.float32)
+    reduced = simulate(
+        lambda x: lax.reduce(x, jnp.float32(0), lambda a, b: a + b * 0.7, (1,)), pl.FLOAT8_E4M3FN, mode=pl.stochastic
+    )
+    got = np.asarray(jax.jit(reduced)(rows, key=jax.random.key(0)))
+    assert len(set(got.tolist())) > 2
+    np.testing.assert_array_equal(got, reduced(rows, key=jax.random.key(0)))
+    constant = float(pl.round_to(0.7, pl.FLOAT8_E4M3FN))
+    # Sums below 4 have spacing at most 1/4, and 16 roundings: standard error below sqrt(16 / 256) / 8.
+    assert abs(got.mean() - 8 * 0.5 * constant) < 4 * (16 / 256) ** 0.5 / 8
+
+
+def test_a_reduction_by_a_function_goes_in_order_from_its_start():
+    x, fmt = np.random.default_rng(3).normal(size=(3, 4, 5)).astype(np.float32), pl.BFLOAT16
+    got = simulate(lambda x: lax.reduce(x, jnp.float32(1), lambda a, b: a * 0.5 + b, (0, 2)), fmt)(x)
+    held, terms = np.ones(4, np.float32), np.asarray(pl.round_to(jnp.asarray(x), fmt)).transpose(0, 2, 1).reshape(15, 4)
+    for term in terms:
+        held = np.asarray(pl.round_to(jnp.asarray(pl.round_to(jnp.asarray(held * np.float32(0.5)), fmt)) + term, fmt))
+    np.testing.assert_array_equal(got, held)
+
+
+def test_a_composite_is_walked():
+    x = jnp.linspace(0.1, 1.0, 8)
+    got = simulate(lambda x: lax.composite(lambda y: y * 1.1, name="my.scale")(x), pl.BFLOAT16)(x)
+    np.testing.assert_array_equal(got, simulate(lambda y: y * 1.1, pl.BFLOAT16)(x))

@@ -5,6 +5,7 @@ A traced function is a list of equations over values. Most equations are one ope
 function with its own derivative), and are made again around a walk through those.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -22,7 +23,7 @@ from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Held, opened
 from precisionlab.arithmetic.operations import entered
 from precisionlab.primitives import SAMPLERS
-from precisionlab.randomness import fold
+from precisionlab.randomness import fold, key_rows
 
 __all__ = ["finished", "is_sampler", "raw", "scopes_of", "walk"]
 
@@ -314,16 +315,32 @@ def _shard_map(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
 
 
 def _reduce(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-    """A reduction by a function of the user's, every application of which is rounded."""
-    program, arrays = eqn.params["jaxpr"], _packed(inputs, frame, eqn.invars)
-    half = len(arrays) // 2
+    """A reduction by a function of the user's: one application after the other, in row-major order from the initial value."""
+    program, packed = eqn.params["jaxpr"], _packed(inputs, frame, eqn.invars)
+    half, dimensions = len(packed) // 2, sorted(eqn.params["dimensions"])
+    shape = eqn.outvars[0].aval.shape
+    lanes = math.prod(shape)
+    words, around = frame.next_words(), _constants(program, frame)
 
-    def combine(left: Any, right: Any) -> Any:
-        inner = frame.program(None)
-        both = _unpacked([*jax.tree.leaves(left), *jax.tree.leaves(right)], inner)
-        return tuple(_packed(walk(program.jaxpr, _constants(program, inner), both, inner), inner, program.jaxpr.outvars))
+    def flat(x: Any) -> Array:
+        return jnp.moveaxis(jnp.asarray(x), dimensions, range(len(dimensions))).reshape(-1, lanes)
 
-    return _unpacked(lax.reduce(tuple(arrays[:half]), tuple(arrays[half:]), combine, eqn.params["dimensions"]), frame)
+    def combine(words: Array | None, left: Any, right: Any) -> Any:
+        inner = frame.program(words)
+        results = walk(program.jaxpr, around, _unpacked([*left, *right], inner), inner)
+        return _packed(results, inner, program.jaxpr.outvars), inner.records
+
+    def body(state: Any, terms: Any) -> Any:
+        turn, held = state
+        keys = None if words is None else key_rows(fold(words, turn), 0, lanes)  # each entry of the result draws its own bits
+        results, records = jax.vmap(combine)(keys, held, terms)
+        return (turn + 1, results), {operation: record.over_turns() for operation, record in records.items()}
+
+    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes,)), packed[half:])
+    (_, last), records = lax.scan(body, (jnp.uint32(0), start), jax.tree.map(flat, packed[:half]))
+    for operation, record in records.items():
+        frame.records[operation] = record.over_turns().joined(frame.records.get(operation))
+    return _unpacked(jax.tree.map(lambda x: x.reshape(shape), last), frame)
 
 
 _STRUCTURE: dict[str, Callable[..., list[Held]]] = {
@@ -339,5 +356,6 @@ _STRUCTURE: dict[str, Callable[..., list[Held]]] = {
     "while": _while,
     "cond": _cond,
     "shard_map": _shard_map,
+    "composite": _inline("jaxpr"),
     "reduce": _reduce,
 }
