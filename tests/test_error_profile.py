@@ -376,7 +376,7 @@ def test_errors_are_sentences(make, kind, says):
 def test_sharded_functions_are_refused():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.shard_map(lambda x: x / 3.0, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
-    with pytest.raises(NotImplementedError, match="error_profile: the function is sharded with shard_map; profile it"):
+    with pytest.raises(ValueError, match="error_profile: the function is sharded with shard_map; profile it"):
         error_profile(sharded, BFLOAT16)(X)
 
 

@@ -25,7 +25,7 @@ from precisionlab.arithmetic.accumulation import Accumulation
 from precisionlab.arithmetic.carrying import bound, carried, dtype_of, is_float
 from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import entered, is_rounded, operate
-from precisionlab.arithmetic.programs import Program, program_of
+from precisionlab.arithmetic.programs import Program, equations, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of, random_words
 from precisionlab.arithmetic.walking import is_sampler
 from precisionlab.formats import Format
@@ -220,6 +220,8 @@ def error_profile(
             )
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
+        if any(eqn.primitive.name == "shard_map" for eqn, _ in equations(program.jaxpr)):
+            raise ValueError("error_profile: the function is sharded with shard_map; profile it on one device, without.")
         labels: dict[tuple[int, ...], tuple[str, str, str]] = {}
 
         def observed(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:

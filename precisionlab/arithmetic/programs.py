@@ -22,7 +22,7 @@ from precisionlab.formats import Format
 from precisionlab.primitives import EXACT, ROUNDED, STRUCTURAL
 from precisionlab.rules import Rules, scope_matches
 
-__all__ = ["Program", "ScopeWarning", "program_of"]
+__all__ = ["Program", "ScopeWarning", "equations", "program_of"]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
@@ -103,9 +103,11 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     moving = [isinstance(leaf, _ARRAYS) for leaf in results]
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
     program = Program(closed.jaxpr, closed.consts, arrays, still, moving, structures[0])
-    paths: dict[tuple[str, ...], None] = {}
-    _survey(program.jaxpr, (), arithmetic, paths, where)
-    _warn_of_unknown_scopes(arithmetic, list(paths), where)
+    found = list(equations(program.jaxpr))
+    for eqn, path in found:
+        if not _is_structural(eqn):
+            _refuse_unknown(eqn, path, arithmetic, where)
+    _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
     return program
 
 
@@ -128,16 +130,18 @@ def _patterns(rules: Any) -> Iterator[str]:
             yield from _patterns(rule)
 
 
-def _survey(jaxpr: Any, path: tuple[str, ...], arithmetic: Arithmetic, paths: dict[tuple[str, ...], None], where: str) -> None:
-    """Collect the scopes of a program and refuse what cannot be simulated."""
+def equations(jaxpr: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Every equation of a program and of the programs within it, with the scopes around it."""
     for eqn in jaxpr.eqns:
         inside = path + scopes_of(eqn)
-        paths[inside] = None
-        if eqn.primitive.name in STRUCTURAL and not is_sampler(eqn):
+        yield eqn, inside
+        if _is_structural(eqn):
             for program in jaxprs_in_params(eqn.params):
-                _survey(program, inside, arithmetic, paths, where)
-        else:
-            _refuse_unknown(eqn, inside, arithmetic, where)
+                yield from equations(program, inside)
+
+
+def _is_structural(eqn: Any) -> bool:
+    return eqn.primitive.name in STRUCTURAL and not is_sampler(eqn)
 
 
 def _refuse_unknown(eqn: Any, path: tuple[str, ...], arithmetic: Arithmetic, where: str) -> None:
