@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from precisionlab import checkpoints
 from precisionlab._terminal import Failure
-from precisionlab.checkpoints import CheckpointError, compare, forecast, read_checkpoint
+from precisionlab.checkpoints import CheckpointError, compare, forecast, read_checkpoint, reading
 from precisionlab.cli import cli
 from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E8M0FNU, FLOAT16, FLOAT32, FORMATS
 from precisionlab.landing import expected_lost_fraction
@@ -70,7 +69,7 @@ def weights(dtype: Any, n: int = 3001, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_safetensors_hold_the_bytes_written(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_PIECE", 100)
+    monkeypatch.setattr(reading, "_PIECE", 100)
     array = weights(DTYPES[kind])
     held = read_checkpoint(save(tmp_path / "m.safetensors", odd=np.array([True]), w=array.reshape(1, -1), scalar=array[0]))
     assert held.skipped == {"odd": "BOOL, not floating point"}
@@ -271,7 +270,7 @@ def test_one_piece_or_many_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     path = save(tmp_path / "m.safetensors", **big)
     whole, same = forecast(path, 1e-4), compare(path, path)
     for piece in (999, 39_999):
-        monkeypatch.setattr(checkpoints, "_PIECE", piece)
+        monkeypatch.setattr(reading, "_PIECE", piece)
         assert repr(forecast(path, 1e-4)) == repr(whole)
         assert repr(compare(path, path)) == repr(same)
 
@@ -411,7 +410,7 @@ def test_what_only_one_side_has_and_what_differs(tmp_path: Path) -> None:
 
 
 def test_columns_are_compared_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_PIECE", 4)
+    monkeypatch.setattr(reading, "_PIECE", 4)
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.savez(tmp_path / "a.npz", w=array)
     np.savez(tmp_path / "b.npz", w=np.asfortranarray(array))

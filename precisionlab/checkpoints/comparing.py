@@ -1,0 +1,108 @@
+"""Which weights did not move between two checkpoints of one training?
+
+Bit for bit: what never moved, what moved to a neighbouring value only, and which tensors hold a single number (norm weights
+stuck at 1.0).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from precisionlab.checkpoints.reading import CheckpointError, Stored, read_checkpoint, require_some
+
+__all__ = ["compare"]
+
+
+def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
+    """What changed from one checkpoint to another, by the bits.
+
+    Args:
+        a: the earlier one, as `read_checkpoint` takes it.
+        b: the later one.
+
+    Returns:
+        `rows` (one for each tensor that both hold in one dtype and shape) and `total`:
+
+        - `tensor`, `dtype`, `entries`
+        - `unchanged_fraction`: of the entries, whose bits are the same; NaN for an empty tensor
+        - `one_ulp_fraction`: of the entries, which moved to a neighbouring value of the stored dtype
+        - `nonfinite`: entries that are NaN or infinite in either
+        - `constant`: the one value that all entries have in b; NaN if there are several (or fewer than two entries)
+
+        and `a`, `b`, `unmoved` (names of the tensors without any change), `only_in_a`, `only_in_b`, `skipped` (name: reason).
+
+    Raises:
+        CheckpointError: if one cannot be read, or no tensor can be compared.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new = Path(folder) / "old.npz", Path(folder) / "new.npz"
+        ...     np.savez(old, w=np.array([1.0, 2.0], np.float16))
+        ...     np.savez(new, w=np.array([1.0, 2.002], np.float16))
+        ...     row = compare(old, new)["rows"][0]
+        >>> row["unchanged_fraction"], row["one_ulp_fraction"]
+        (0.5, 0.5)
+    """
+    first, second = read_checkpoint(a), read_checkpoint(b)
+    require_some(first, f"compare: {a}")
+    require_some(second, f"compare: {b}")
+    skipped = first.skipped | second.skipped
+    names_a, names_b = {*first.tensors, *first.skipped}, {*second.tensors, *second.skipped}
+    rows, sums = [], np.zeros(4, np.int64)
+    for name, x in first.tensors.items():
+        y = second.tensors.get(name)
+        if y is None:
+            continue
+        if (x.dtype, x.shape) != (y.dtype, y.shape):
+            skipped[name] = f"{x.dtype.name} of shape {x.shape} in the first, {y.dtype.name} of shape {y.shape} in the second"
+            continue
+        counts, constant = _compare_entries(x, y)
+        sums += counts
+        rows.append({"tensor": name, "dtype": x.dtype.name, **_shares(counts), "constant": constant})
+    if not rows:
+        raise CheckpointError(f"compare: {a} and {b} share no tensor of one name, dtype and shape; name two of one model.")
+    return {
+        "a": str(a),
+        "b": str(b),
+        "rows": rows,
+        "total": _shares(sums),
+        "unmoved": [row["tensor"] for row in rows if row["unchanged_fraction"] == 1],
+        "only_in_a": sorted(names_a - names_b),
+        "only_in_b": sorted(names_b - names_a),
+        "skipped": skipped,
+    }
+
+
+def _shares(counts: np.ndarray) -> dict[str, Any]:
+    entries, unchanged, one, nonfinite = counts.tolist()
+    return {
+        "entries": entries,
+        "unchanged_fraction": unchanged / entries if entries else math.nan,
+        "one_ulp_fraction": one / entries if entries else math.nan,
+        "nonfinite": nonfinite,
+    }
+
+
+def _compare_entries(a: Stored, b: Stored) -> tuple[np.ndarray, float]:
+    """Counts (entries, unchanged, moved by one value, not finite), and the only value in b, if there is only one."""
+    word = np.dtype(f"u{a.dtype.itemsize}").type
+    sign = word(1 << (8 * a.dtype.itemsize - 1))
+    largest = np.array([ml_dtypes.finfo(a.dtype).max], a.dtype).view(word)[0]
+    counts, only, constant = np.zeros(4, np.int64), None, a.entries > 1
+    for x, y in zip(a.pieces(), b.pieces(), strict=True):
+        x, y = x.view(word), y.view(word)
+        only = y[0] if only is None else only
+        constant = constant and bool((y == only).all())
+        wild = (x & ~sign > largest) | (y & ~sign > largest)
+        moved = x != y
+        changed = int(np.count_nonzero(moved))
+        moved &= ~wild
+        x, y = x[moved], y[moved]
+        p, q = x & ~sign, y & ~sign
+        apart = np.where((x ^ y) & sign != 0, p + q, np.maximum(p, q) - np.minimum(p, q))
+        counts += np.array([len(wild), len(wild) - changed, np.count_nonzero(apart == 1), np.count_nonzero(wild)])
+    return counts, float(np.array([only]).view(a.dtype)[0]) if constant else math.nan

@@ -1,0 +1,274 @@
+"""Other people's checkpoints, as tensors whose entries come a piece at a time.
+
+Files are mapped a piece at a time and never unpickled, so memory does not grow with them. Safetensors is read here, from its
+header: what is needed is an offset and a dtype for each tensor, to be mapped, bfloat16 and float8 included.
+"""
+
+import ast
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["Checkpoint", "CheckpointError", "Stored", "read_checkpoint", "require_some"]
+
+_FLOATS: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+_OTHERS: dict[str, int] = {"BOOL": 1, "I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+_PIECE = 1 << 20  # entries mapped at a time
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or a question that cannot be asked of it; the message is one sentence."""
+
+
+class Stored(NamedTuple):
+    """A tensor of floats in a file.
+
+    Attributes:
+        dtype: the stored dtype, in native byte order.
+        shape: its shape.
+        pieces: starts over the entries, in the order of C: arrays of rank 1 with at most 2^20 entries each.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def entries(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+class Checkpoint(NamedTuple):
+    """The tensors of floats by name, and why any other one is left out."""
+
+    tensors: dict[str, Stored]
+    skipped: dict[str, str]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint without reading its numbers.
+
+    Args:
+        path: a .safetensors or .npz file, the index of shards (model.safetensors.index.json), or a folder with one of these.
+
+    Returns:
+        What it holds. Tensors of integers, and of floats that numpy and ml_dtypes cannot name, are in `skipped`.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is truncated, damaged, or a pickle (which is never loaded).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder) / "w.npz", norm=np.ones(3, np.float32), step=np.array(7))
+        ...     held = read_checkpoint(folder)
+        >>> held.tensors["norm"].shape, held.skipped
+        ((3,), {'step': 'int64, not floating point'})
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read ({(error.strerror or str(error)).lower()}).") from error
+
+
+def _read(path: Path) -> Checkpoint:
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".json":
+        return _read_index(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PK"):
+        return _read_npz(path)
+    if start[:1] == b"\x80" and path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} looks like a pickle, which is never loaded; save it again as .safetensors or .npz.")
+    return _read_safetensors(path)
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.safetensors"))
+    found = found or sorted(folder.glob("*.npz"))
+    if len(found) == 1:
+        return _read(found[0])
+    if not found:
+        raise CheckpointError(f"{folder} holds no checkpoint; allowed are *.safetensors.index.json, *.safetensors and *.npz.")
+    names = ", ".join(path.name for path in found[:3])
+    raise CheckpointError(f"{folder} holds {len(found)} checkpoints ({names}{', ...' if found[3:] else ''}); name one of them.")
+
+
+def _read_index(path: Path) -> Checkpoint:
+    try:
+        shards = json.loads(path.read_bytes())["weight_map"]
+        wanted: dict[str, list[str]] = {}
+        for name, shard in shards.items():
+            if Path(shard).name != shard:  # never a file elsewhere
+                raise ValueError(shard)
+            wanted.setdefault(shard, []).append(_shown(path, name))
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no index of shards: it must map each tensor to a file beside it.") from error
+    whole = Checkpoint({}, {})
+    for shard, names in wanted.items():
+        part = _read_safetensors(path.parent / shard)
+        for name in names:
+            if name not in part.tensors and name not in part.skipped:
+                raise CheckpointError(f'{path} says that "{name}" is in {shard}, which lacks it; the copy is incomplete.')
+            if name in part.tensors:
+                whole.tensors[name] = part.tensors[name]
+            else:
+                whole.skipped[name] = part.skipped[name]
+    return whole
+
+
+def _shown(path: Path, name: str) -> str:
+    """A name from a file, unless it would disturb a terminal."""
+    if not name.isprintable():
+        raise CheckpointError(f"{path} is damaged: it names a tensor or dtype {name!a}, which cannot be printed.")
+    return name
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{path} is truncated or no safetensors file: its header does not fit its {size} bytes.")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path} is no safetensors file: its header is not a JSON object.") from error
+    held, data = Checkpoint({}, {}), 8 + length
+    for name, entry in header.items():
+        _shown(path, name)
+        try:
+            kind, shape, (begin, end) = _shown(path, str(entry["dtype"])), tuple(entry["shape"]), entry["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end)) and begin <= end
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError):
+            kind, shape, begin, end, whole = "", (), 0, 0, False
+        if not whole:
+            raise CheckpointError(f'{path}: the header of "{name}" is damaged; it must hold dtype, shape and data_offsets.')
+        if data + end > size:
+            raise CheckpointError(f'{path} is truncated: "{name}" ends at byte {data + end} of {size}; copy it again.')
+        bytes_each = np.dtype(_FLOATS[kind]).itemsize if kind in _FLOATS else _OTHERS.get(kind)
+        if bytes_each is not None and math.prod(shape) * bytes_each != end - begin:
+            needed = math.prod(shape) * bytes_each
+            raise CheckpointError(f'{path} is damaged: "{name}" has {end - begin} bytes, {kind} of shape {shape} has {needed}.')
+        if kind in _FLOATS:
+            dtype = np.dtype(_FLOATS[kind])
+            held.tensors[name] = Stored(dtype, shape, partial(_mapped, path, dtype, data + begin, math.prod(shape)))
+        else:
+            unread = "not floating point" if kind in _OTHERS else f"not among {', '.join(_FLOATS)}"
+            held.skipped[name] = f"{kind}, {unread}"
+    return held
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], offset: int, entries: int) -> Iterator[np.ndarray]:
+    """Each piece is a mapping of its own: the pages of those before do not stay in memory."""
+    for start in range(0, entries, _PIECE):
+        count = min(_PIECE, entries - start)
+        try:
+            raw = np.memmap(path, np.uint8, "r", offset + start * dtype.itemsize, (count * dtype.itemsize,))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} changed while it was read; wait until it is written.") from error
+        yield np.asarray(raw).view(dtype)
+
+
+def _read_npz(path: Path) -> Checkpoint:
+    held = Checkpoint({}, {})
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            if any(not member.endswith(".npy") for member in members):
+                raise CheckpointError(
+                    f"{path} is a zip file of other things than arrays; pickles (.pt, .bin) are never loaded: "
+                    "save it again as .safetensors or .npz."
+                )
+            for member in members:
+                with archive.open(member) as file:
+                    shape, fortran, dtype = _npy_header(file)
+                name = _shown(path, member.removesuffix(".npy"))
+                if dtype == np.dtype("V2"):  # what numpy writes for bfloat16, the only such dtype that is not its own
+                    dtype = np.dtype(ml_dtypes.bfloat16)
+                native = dtype.newbyteorder("=")
+                if native in [np.dtype(known) for known in _FLOATS.values()]:
+                    held.tensors[name] = Stored(native, shape, partial(_unzipped, path, member, dtype, shape, fortran))
+                else:
+                    raw = "raw bytes whose format numpy did not keep" if dtype.kind == "V" else "not floating point"
+                    held.skipped[name] = f"{dtype.name}, {raw}"
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise error if isinstance(error, CheckpointError) else _damaged(path, error) from error
+    return held
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is truncated or damaged ({str(error).rstrip('.') or type(error).__name__}); copy it again.")
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype of an .npy file; dtypes of objects are told apart without loading any."""
+    version = np.lib.format.read_magic(file)
+    width = 2 if version == (1, 0) else 4
+    try:
+        fields = ast.literal_eval(file.read(int.from_bytes(file.read(width), "little")).decode("latin1"))
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError("an array's header is wrong") from error
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise ValueError("an array's header is wrong")
+    shape = fields["shape"]
+    if not isinstance(shape, tuple) or not all(type(number) is int and number >= 0 for number in shape):
+        raise ValueError("an array's shape is wrong")
+    try:
+        e5m2 = fields["descr"] == "<f1"  # what numpy writes for this one, and cannot read
+        dtype = np.dtype(ml_dtypes.float8_e5m2) if e5m2 else np.lib.format.descr_to_dtype(fields["descr"])
+    except (TypeError, KeyError) as error:
+        raise ValueError("an array's dtype is wrong") from error
+    return shape, bool(fields["fortran_order"]), dtype
+
+
+def _unzipped(path: Path, member: str, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> Iterator[np.ndarray]:
+    """Members of an archive may be compressed, so they are streamed."""
+    entries, native = math.prod(shape), dtype.newbyteorder("=")
+    # Compared entry by entry, columns must become rows, which takes the whole tensor.
+    columns = fortran and len(shape) > 1
+    step = max(entries, 1) if columns else _PIECE
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            _npy_header(file)
+            for start in range(0, entries, step):
+                count = min(step, entries - start)
+                raw = file.read(count * dtype.itemsize)
+                if len(raw) != count * dtype.itemsize:
+                    raise EOFError(f"{member} ends early")
+                values = np.frombuffer(raw, dtype).astype(native, copy=False)
+                rows = values.reshape(shape, order="F").ravel() if columns else values
+                yield from (rows[first : first + _PIECE] for first in range(0, count, _PIECE))
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
+def require_some(held: Checkpoint, where: str) -> None:
+    """Raise unless a checkpoint holds a tensor of floats that could be read."""
+    if not held.tensors:
+        names = f" ({', '.join(f'{name}: {why}' for name, why in list(held.skipped.items())[:3])})" if held.skipped else ""
+        raise CheckpointError(f"{where} holds no tensor of floats{names}; name a checkpoint that has some.")
