@@ -10,12 +10,16 @@ An update u meets a stored weight w, and w' is stored. Four things can have happ
 Entries where w, u or w' is not finite are counted apart. Equality is decided on bits, because a compiler may compare values
 that were never stored and flushes subnormals in comparisons; -0 and +0 are one value. Nothing here knows what rounded them.
 
+An entry that did not move is *invisible* rather than lost where something wider (master weights, a compensation) has kept its
+update; those are counted among the swamped and again apart.
+
 Beside the counts a `Tally` holds sums from which the rates follow: the share of sum |u| that was lost, the effective descent
 quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bins below -1 are what round-to-nearest loses.
 """
 
 import operator
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -27,10 +31,13 @@ from precisionlab.carriers import CARRIERS, Carrier, as_float64, to_bits
 
 __all__ = [
     "HISTOGRAM_EDGES",
+    "NO_GAP",
+    "Case",
     "Tally",
     "by_path",
     "ratio",
     "tally",
+    "tally_cases",
     "total",
     "widened",
 ]
@@ -39,6 +46,9 @@ HISTOGRAM_EDGES: tuple[int, ...] = tuple(range(-16, 9))
 """Edges of the bins of floor(log2(|u| / ulp(w))); the first and the last bin take in everything beyond."""
 
 _BINS = len(HISTOGRAM_EDGES) - 1
+
+NO_GAP = 1 << 20
+"""`Tally.finest` where nothing was stuck, and minus `Tally.coarsest`: beyond every exponent."""
 
 
 class Tally(NamedTuple):
@@ -52,8 +62,13 @@ class Tally(NamedTuple):
         moved_along: the inner product <w' - w, u>.
         update_square: the inner product <u, u>.
         histogram: entries with u != 0 by floor(log2(|u| / ulp(w))), see `HISTOGRAM_EDGES`.
+        finest, coarsest: log2 of the smallest and of the largest ulp(w) among stagnated entries, `NO_GAP` and `-NO_GAP` if
+            there are none. A step must exceed half an ulp to land: 2^(finest-1) moves the first, 2^(coarsest-1) the last.
+        invisible: stagnated entries whose update something wider has kept; None where nothing keeps any.
+        falling: entries with u < 0, and
+        fell: those of them that landed; None unless asked for.
 
-    The sums and the histogram are None in a tally taken with `detail=False`.
+    The sums, the histogram and the two exponents are None in a tally taken with `detail=False`.
     """
 
     landed: Any
@@ -66,6 +81,11 @@ class Tally(NamedTuple):
     moved_along: Any
     update_square: Any
     histogram: Any
+    finest: Any = None
+    coarsest: Any = None
+    invisible: Any = None
+    falling: Any = None
+    fell: Any = None
 
     @property
     def entries(self) -> Any:
@@ -86,6 +106,16 @@ class Tally(NamedTuple):
     def stagnated_fraction(self) -> Any:
         """Stagnated entries as a share of those that were asked to move; NaN when none was."""
         return ratio(self.stagnated, self.asked)
+
+    @property
+    def lost(self) -> Any:
+        """Stagnated entries whose update nothing has kept."""
+        return self.stagnated if self.invisible is None else self.stagnated - self.invisible
+
+    @property
+    def lost_fraction(self) -> Any:
+        """Lost entries as a share of those that were asked to move; NaN when none was."""
+        return ratio(self.lost, self.asked)
 
     @property
     def lost_mass(self) -> Any:
@@ -111,14 +141,29 @@ def ratio(part: Any, whole: Any) -> Any:
     return np_or_jnp.where(nothing, np.asarray(np.nan, kind), top / np_or_jnp.where(nothing, np.asarray(1, kind), bottom))
 
 
+class Case(NamedTuple):
+    """One leaf's update, to be told the fates of; the fields are the arguments of `tally`."""
+
+    old: Any
+    update: Any
+    new: Any
+    stored_update: Any = None
+    kept: Any = None
+    grid: tuple[Any, Any] | None = None
+    detail: bool = True
+    directions: bool = False
+
+
 def tally(
     old: PyTree[Array],
     update: PyTree[Array],
     new: PyTree[Array],
     *,
     stored_update: PyTree[Array] | None = None,
+    kept: PyTree[Array] | None = None,
     grid: tuple[Any, Any] | None = None,
     detail: bool = True,
+    directions: bool = False,
 ) -> PyTree[Tally]:
     """Tell the fate of every entry.
 
@@ -129,8 +174,11 @@ def tally(
         new: weights after, w'.
         stored_update: the updates as rounded to their own format, where that loses something; without it no update counts
             as underflowed.
+        kept: booleans, the same tree and shapes: where something wider keeps the update, so that an entry that does not move
+            is invisible and not lost.
         grid: `(precision, emin)` of the stored format, for the histogram; by default those of the dtype of `old`.
-        detail: False counts the five fates and leaves the sums and the histogram at None, at a fraction of the cost.
+        detail: False counts the fates and leaves the sums and the histogram at None, at a fraction of the cost.
+        directions: also count the entries that were asked to fall, and those that fell.
 
     Returns:
         A `Tally` for an array, a tree of them for a tree. Counts are exact up to 2^31 entries a leaf. Sums are computed in
@@ -148,11 +196,28 @@ def tally(
         (2, 1, 1, False)
     """
     leaves, structure = jax.tree.flatten(old)
-    trees = {"update": update, "new": new} | ({} if stored_update is None else {"stored_update": stored_update})
-    columns = [_matched(name, tree, old, leaves, structure) for name, tree in trees.items()]
-    stored = columns[2] if stored_update is not None else [None] * len(leaves)
-    rows = zip(leaves, columns[0], columns[1], stored, strict=True)
-    return jax.tree.unflatten(structure, [_tally_leaf(*row, grid, detail) for row in rows])
+    trees = {"update": update, "new": new, "stored_update": stored_update, "kept": kept}
+    columns = [
+        [None] * len(leaves) if tree is None else _matched(name, tree, old, leaves, structure) for name, tree in trees.items()
+    ]
+    rows: Any = zip(leaves, *columns, strict=True)
+    cases = [Case(w, u, after, stored, held, grid, detail, directions) for w, u, after, stored, held in rows]
+    return jax.tree.unflatten(structure, [tally_cases([case])[0] for case in cases])
+
+
+def tally_cases(cases: Sequence[Case]) -> list[Tally]:
+    """The tallies of several updates of one shape, counted in one pass over memory.
+
+    Args:
+        cases: arrays of the same shape; see `tally`.
+
+    Returns:
+        A `Tally` for each.
+    """
+    plans = [_plan(case) for case in cases]
+    columns = [column for plan in plans for column in plan.columns]
+    found = iter(_reduce(columns))
+    return [plan.finish([next(found) for _ in plan.columns]) for plan in plans]
 
 
 def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) -> list[Any]:
@@ -164,7 +229,7 @@ def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) 
         if jnp.shape(leaf) != jnp.shape(other):
             raise ValueError(f"tally: at {where}, `{name}` has shape {jnp.shape(other)} and `old` {jnp.shape(leaf)}.")
         for role, value in (("old", leaf), (name, other)):
-            if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            if name != "kept" and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
                 raise TypeError(
                     f"tally: at {where}, `{role}` has dtype {jnp.result_type(value)}; only floating leaves stagnate, "
                     f"so filter the others out."
@@ -180,15 +245,31 @@ def widened(x: Array) -> Array:
     return jax.lax.optimization_barrier(x).astype(jnp.float32)
 
 
-def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple[Any, Any] | None, detail: bool) -> Tally:
-    old, update, new = jnp.asarray(old), jnp.asarray(update), jnp.asarray(new)
+class _Column(NamedTuple):
+    """An integer for each entry, and how the entries come together."""
+
+    terms: Array
+    start: int = 0
+    combine: Callable[[Array, Array], Array] = operator.add
+
+
+class _Plan(NamedTuple):
+    """What to count for a case, and the tally that follows."""
+
+    columns: list[_Column]
+    finish: Callable[[list[Array]], Tally]
+
+
+def _plan(case: Case) -> _Plan:
+    old, update, new = jnp.asarray(case.old), jnp.asarray(case.update), jnp.asarray(case.new)
+    grid = case.grid
     if grid is None:
         info = jnp.finfo(old.dtype)
         grid = (info.nmant + 1, info.minexp)
     w, u, after = (widened(value) for value in (old, update, new))
-    kept = u if stored_update is None else widened(jnp.asarray(stored_update))
-    if {w.dtype.name, u.dtype.name, after.dtype.name, kept.dtype.name} != {"float32"}:
-        w, u, after, kept = map(as_float64, (w, u, after, kept))
+    stored = u if case.stored_update is None else widened(jnp.asarray(case.stored_update))
+    if {w.dtype.name, u.dtype.name, after.dtype.name, stored.dtype.name} != {"float32"}:
+        w, u, after, stored = map(as_float64, (w, u, after, stored))
     carrier = CARRIERS[w.dtype.name]
     magnitude = carrier.word(carrier.sign - 1)
     w_bits, u_bits, after_bits = (to_bits(value, carrier) for value in (w, u, after))
@@ -197,42 +278,69 @@ def _tally_leaf(old: Any, update: Any, new: Any, stored_update: Any, grid: tuple
     same = (w_bits == after_bits) | ((w_size | after_size) == 0)
     asked = finite & (u_size != 0)
     stuck = asked & same
-    masks = [asked & ~same, stuck, finite & (u_size == 0)]
-    if stored_update is not None:
-        masks.append(stuck & ((to_bits(kept, carrier) & magnitude) == 0))
-    if detail:
-        bins = jnp.where(asked, _bin(w_size, u_size, grid, carrier), -1)
-        masks += [bins == index for index in range(_BINS)]
-    counts = _count(masks)
-    landed, stagnated, zero = counts[:3]
-    underflowed = counts[3] if stored_update is not None else jnp.int32(0)
-    # The fates are exclusive, so what is left over needs no mask of its own.
-    swamped, nonfinite = stagnated - underflowed, jnp.int32(w.size) - landed - stagnated - zero
-    if not detail:
-        return Tally(landed, swamped, underflowed, zero, nonfinite, None, None, None, None, None)
-    safe, step = jnp.where(finite, u, 0), jnp.where(finite, after - w, 0)
-    size = jnp.abs(safe)
-    sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
-    mass, mass_lost, along, square = sums
-    histogram = jnp.stack(counts[-_BINS:])
-    return Tally(landed, swamped, underflowed, zero, nonfinite, mass, mass_lost, along, square, histogram)
+    masks = {"landed": asked & ~same, "stagnated": stuck, "zero": finite & (u_size == 0)}
+    if case.stored_update is not None:
+        masks["underflowed"] = stuck & ((to_bits(stored, carrier) & magnitude) == 0)
+    if case.kept is not None:
+        masks["invisible"] = stuck & case.kept
+    if case.directions:
+        falling = asked & (u_bits > magnitude)
+        masks |= {"falling": falling, "fell": falling & ~same}
+    columns = {name: _Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
+    if case.detail:
+        spacing = _spacing(w_size, grid, carrier)
+        place = jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
+        bins = jnp.where(asked, place, -1)
+        columns |= {f"bin {index}": _Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
+        columns["finest"] = _Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
+        columns["coarsest"] = _Column(jnp.where(stuck, spacing, -NO_GAP), -NO_GAP, jnp.maximum)
+
+    def finish(results: list[Array]) -> Tally:
+        found = dict(zip(columns, results, strict=True))
+        underflowed = found.get("underflowed", jnp.int32(0))
+        # The fates are exclusive, so what is left over needs no mask of its own.
+        nonfinite = jnp.int32(w.size) - found["landed"] - found["stagnated"] - found["zero"]
+        counts = Tally(
+            found["landed"],
+            found["stagnated"] - underflowed,
+            underflowed,
+            found["zero"],
+            nonfinite,
+            *(None,) * 5,
+            **{name: found.get(name) for name in ("finest", "coarsest", "invisible", "falling", "fell")},
+        )
+        if not case.detail:
+            return counts
+        safe, step = jnp.where(finite, u, 0), jnp.where(finite, jnp.subtract(after, w), 0)
+        size = jnp.abs(safe)
+        sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
+        mass, mass_lost, along, square = sums
+        return counts._replace(
+            update_mass=mass,
+            stagnated_mass=mass_lost,
+            moved_along=along,
+            update_square=square,
+            histogram=jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
+        )
+
+    return _Plan(list(columns.values()), finish)
 
 
-def _count(masks: list[Array]) -> list[Array]:
-    """How many entries each mask holds, all of them in one pass over memory.
+def _reduce(columns: list[_Column]) -> list[Array]:
+    """Each column brought together, all of them in one pass over memory.
 
     Separate sums would compute the masks, and the rounding behind them, once each; one reduction with many operands computes
     them together, and integer operands still vectorize.
     """
-    zeros = (jnp.int32(0),) * len(masks)
-    counts = [mask.astype(jnp.int32) for mask in masks]
-    if masks[0].ndim == 0:
-        return counts
-    return list(jax.lax.reduce(tuple(counts), zeros, _add_all, tuple(range(masks[0].ndim))))
+    if columns[0].terms.ndim == 0:
+        return [column.terms for column in columns]
+    starts = tuple(jnp.int32(column.start) for column in columns)
+    combine = partial(_combined, tuple(column.combine for column in columns))
+    return list(jax.lax.reduce(tuple(column.terms for column in columns), starts, combine, tuple(range(columns[0].terms.ndim))))
 
 
-def _add_all(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+def _combined(combine: tuple[Any, ...], one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
 
 
 def _sum(terms: Array) -> Array:
@@ -243,11 +351,10 @@ def _sum(terms: Array) -> Array:
     return jnp.sum(jnp.matmul(rows, jnp.ones(rows.shape[-1], rows.dtype), precision=jax.lax.Precision.HIGHEST))
 
 
-def _bin(w_size: Array, u_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:
-    """The bin of floor(log2(|u| / ulp(w))), from exponents alone."""
+def _spacing(w_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:
+    """log2 of ulp(w), from exponents alone."""
     precision, emin = (jnp.asarray(value, jnp.int32) for value in grid)
-    spacing = jnp.maximum(_exponent(w_size, carrier), emin) - precision + 1
-    return jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
+    return jnp.maximum(_exponent(w_size, carrier), emin) - precision + 1
 
 
 def _exponent(size: Array, carrier: Carrier) -> Array:
@@ -270,8 +377,20 @@ def total(tallies: PyTree[Tally]) -> Tally:
     leaves = jax.tree.leaves(tallies, is_leaf=lambda node: isinstance(node, Tally))
     if not leaves:
         raise ValueError("total: there is no tally to add up; the tree is empty.")
-    columns = zip(*leaves, strict=True)
-    return Tally(*(None if any(part is None for part in column) else reduce(operator.add, column) for column in columns))
+
+    def together(name: str) -> Any:
+        parts = [getattr(leaf, name) for leaf in leaves]
+        if name == "invisible" and any(part is not None for part in parts):
+            parts = [0 if part is None else part for part in parts]
+        if any(part is None for part in parts):
+            return None
+        if name in ("finest", "coarsest"):
+            ours = any(isinstance(part, jax.Array) for part in parts)
+            smaller, larger = (jnp.minimum, jnp.maximum) if ours else (np.minimum, np.maximum)
+            return reduce(smaller if name == "finest" else larger, parts)
+        return reduce(operator.add, parts)
+
+    return Tally(*map(together, Tally._fields))
 
 
 def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:

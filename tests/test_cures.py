@@ -420,14 +420,33 @@ def test_a_weight_that_overflows_leaves_no_compensation() -> None:
     assert state.compensation.tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "maker", [lambda: optax.chain(optax.sgd(1.0), track(kahan(BF16))), lambda: track(master_weights(optax.sgd(1.0), BF16))]
-)
-def test_a_tracker_sees_no_update_for_what_is_under_way(maker: Any) -> None:
-    params, optimizer = jnp.ones(3), maker()
-    _, state = stepper(optimizer)(params, optimizer.init(params), jnp.array([-1e-3, -1e-2, 0.0]))
-    fates = stagnation(state).tally
-    assert (int(fates.landed), int(fates.zero), int(fates.swamped)) == (1, 2, 0)
+MAKERS: dict[str, Any] = {
+    "kahan": lambda: track(optax.chain(optax.sgd(1.0), kahan(BF16))),
+    "kahan inside": lambda: optax.chain(optax.sgd(1.0), track(kahan(BF16))),
+    "kahan masked": lambda: track(optax.chain(optax.sgd(1.0), optax.masked(kahan(BF16), {"w": True, "rest": False}))),
+    "masters": lambda: track(master_weights(optax.sgd(1.0), BF16)),
+    "masters in steps": lambda: optax.MultiSteps(track(master_weights(optax.sgd(1.0), BF16)), 1).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_tracker_tells_what_is_under_way_from_what_is_lost(name: str) -> None:
+    optimizer, params = MAKERS[name](), {"w": jnp.ones(4), "rest": jnp.ones(2)}
+    state, step = optimizer.init(params), stepper(optimizer)
+    # The compensation of the last entry stands at 2^-9, where 2^-20 is below its floor; a float32 master keeps 2^-20.
+    ways = ([-1e-3, -1e-2, 0.0, -(2.0**-9)], [-1e-3, -1e-2, 0.0, -(2.0**-26)])
+    for number, asked in enumerate(ways):
+        before = params
+        params, state = step(params, state, {"w": jnp.array(asked), "rest": jnp.zeros(2)})
+        moved = np.asarray(params["w"]) != np.asarray(before["w"])
+        fates = stagnation(state).tally["w"]
+        assert int(fates.zero) == 1
+        assert int(fates.landed) == moved.sum() == 1
+        assert (int(fates.swamped), int(fates.invisible)) == (2, 2 - number)
+        assert int(fates.lost) == number
+        assert (float(fates.stagnated_fraction), float(fates.lost_fraction)) == (np.float32(2 / 3), np.float32(number / 3))
+        rest = stagnation(state).tally["rest"]
+        assert (int(rest.zero), int(rest.invisible)) == (2, 0)
 
 
 # master_weights

@@ -199,9 +199,11 @@ def test_what_if_of_narrow_weights_adds_the_updates_as_they_were_rounded() -> No
 
 
 @pytest.mark.parametrize("mode", [pl.nearest_even, pl.stochastic], ids=pl.mode_name)
-def test_a_tracked_rounding_is_judged_by_the_update_that_went_in(mode: Any) -> None:
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_tracked_rounding_is_judged_by_the_update_that_went_in(mode: Any, outside: bool) -> None:
     params = {"w": parameters(["bfloat16"])["bfloat16"].astype(jnp.float32)}
-    optimizer = optax.chain(optax.sgd(0.01), track(round_params(pl.BFLOAT16, mode)))
+    optimizer = optax.chain(optax.sgd(0.01), round_params(pl.BFLOAT16, mode))
+    optimizer = track(optimizer) if outside else optax.chain(optax.sgd(0.01), track(round_params(pl.BFLOAT16, mode)))
     state, step = optimizer.init(params), stepper(optimizer)
     for number in range(4):
         before, grads = params, gradients(params, number)
@@ -210,8 +212,6 @@ def test_a_tracked_rounding_is_judged_by_the_update_that_went_in(mode: Any) -> N
         expected = recount(before["w"], intended, params["w"], numbers=pl.BFLOAT16)
         assert expected["swamped"] > 5
         assert_tally(stagnation(state).tally["w"], expected, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"track: .*chain\(\.\.\., track\(round_params"):
-        track(optax.chain(optax.sgd(0.01), round_params(pl.BFLOAT16))).init(params)
 
 
 def test_ages_count_every_update_even_those_not_looked_at() -> None:
@@ -291,7 +291,7 @@ def test_the_state_grows_with_the_number_of_leaves_alone() -> None:
         one, two = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (plain, wrapped))
         return two - one
 
-    assert added(10, 2) == added(10_000, 2) < 100
+    assert added(10, 2) == added(10_000, 2) < 150
     assert added(10, 4) - added(10, 2) == added(10, 2) - added(10, 0) > 0
     assert added(10_000, 2, ages=True) == added(10_000, 2) + 20_001
 

@@ -8,24 +8,21 @@
     total(record.tally).stagnated_fraction
 """
 
-from precisionlab.optimizers.cures import (
-    KahanState,
-    MasterWeightsState,
-    RoundStateState,
-    kahan,
-    master_weights,
-    round_state,
-)
+from precisionlab.optimizers.compensated import KahanState, kahan
 from precisionlab.optimizers.grid import RoundParamsState, round_params
+from precisionlab.optimizers.masters import MasterWeightsState, master_weights
+from precisionlab.optimizers.moments import RoundStateState, round_state
 from precisionlab.optimizers.sums import apply_updates, stored_sum
-from precisionlab.optimizers.tracking import Record, TrackState, stagnation, track
+from precisionlab.optimizers.tracking import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
 
 __all__ = [
     "KahanState",
     "MasterWeightsState",
+    "MisplacedWarning",
     "Record",
     "RoundParamsState",
     "RoundStateState",
+    "StateRecord",
     "TrackState",
     "apply_updates",
     "kahan",

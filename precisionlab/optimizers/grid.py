@@ -8,9 +8,9 @@ import optax
 
 from precisionlab._typing import Array, Int, PyTree
 from precisionlab.carriers import as_float64, uncontracted
-from precisionlab.checks import check_numbers
 from precisionlab.formats import Format
-from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
+from precisionlab.modes import Mode, nearest_even
+from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rounding import round_to
 from precisionlab.stagnation import widened
@@ -23,13 +23,15 @@ class RoundParamsState(NamedTuple):
 
     Attributes:
         count: updates made so far, from which the random bits of each derive.
-        precision: significand bits of the grid.
-        emin: exponent of its smallest normal number.
+        grid: where the values of the format lie.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
-    precision: Int[Array, ""]
-    emin: Int[Array, ""]
+    grid: Grid
+
+    @property
+    def residual(self) -> None:
+        """Nothing keeps the updates that do not land."""
 
 
 def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
@@ -37,7 +39,7 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
 
     With w on the grid already, in a wider dtype or natively in the format's own, w + u' is exactly `round_to(w + u, fmt,
     mode)`. Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond
-    three numbers. To see what is lost, track the rounding itself: `chain(adam, track(round_params(fmt, mode)))`.
+    three numbers. `track` around the chain tells what is lost, from the updates as they were before this rounding.
 
     Args:
         fmt: the format of the weights.
@@ -59,19 +61,19 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
         >>> float(optax.apply_updates(w, updates))
         0.9609375
     """
-    if not isinstance(fmt, Format):
-        raise TypeError(f"round_params: fmt must be a Format such as precisionlab.BFLOAT16; got {fmt!r}.")
-    check_numbers(fmt)
-    check_mode(mode, "round_params")
+    check_rounding(fmt, mode, "round_params")
 
     def init(params: PyTree[Array]) -> RoundParamsState:
         del params
-        return RoundParamsState(jnp.int32(0), jnp.int32(fmt.precision), jnp.int32(fmt.emin))
+        return RoundParamsState(jnp.int32(0), grid_of(fmt))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:
             raise ValueError("round_params: the grid is that of the weights; call update(grads, state, params).")
-        key = jax.random.fold_in(jax.random.key(seed), state.count) if isinstance(mode, Stochastic) else None
+        state, revealed = unwrap(state)
+        if revealed:
+            return updates, Revealed(state)
+        key = step_key(mode, seed, state.count)
         leaves, structure = jax.tree.flatten(updates)
         weights = structure.flatten_up_to(params)
 
@@ -81,8 +83,7 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
             wide, step = widened(w), widened(u)
             if step.dtype != wide.dtype:
                 wide, step = as_float64(wide), as_float64(step)
-            bits = None if key is None else jax.random.fold_in(key, index)
-            return round_to(wide + uncontracted(step), fmt, mode, key=bits) - wide
+            return round_to(wide + uncontracted(step), fmt, mode, key=leaf_key(key, index)) - wide
 
         rounded = [leaf(index, w, u) for index, (w, u) in enumerate(zip(weights, leaves, strict=True))]
         return jax.tree.unflatten(structure, rounded), state._replace(count=state.count + 1)

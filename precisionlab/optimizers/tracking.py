@@ -1,24 +1,63 @@
 """A record of what is lost, carried in the optimizer's state."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from precisionlab._typing import Array, Int, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
-from precisionlab.carriers import uncontracted
 from precisionlab.checks import check_numbers
 from precisionlab.formats import Format, name_of
-from precisionlab.optimizers.grid import RoundParamsState
-from precisionlab.optimizers.sums import is_floating, stored_sum
-from precisionlab.packing import PackedTallies, pack, unpack
-from precisionlab.rounding import round_to
-from precisionlab.stagnation import Tally, tally, widened
+from precisionlab.optimizers.arriving import Arrival, arrived, departed, misplacement, start_arrival
+from precisionlab.optimizers.meaning import Kept, kept_alone
+from precisionlab.optimizers.roundings import check_optimizer
+from precisionlab.optimizers.sights import (
+    Asked,
+    Event,
+    floating,
+    look_at_nothing,
+    look_at_state,
+    look_at_weights,
+    weights_and_updates,
+)
+from precisionlab.optimizers.storing import Storage, storage_of
+from precisionlab.optimizers.sums import stored_sum
+from precisionlab.packing import PackedTallies, lost_fractions, unpack
+from precisionlab.randomness import fold
+from precisionlab.stagnation import Tally
 
-__all__ = ["Record", "TrackState", "stagnation", "track"]
+__all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "stagnation", "track"]
+
+_RECENT = 100
+
+
+class MisplacedWarning(UserWarning):
+    """The weights do not go where a record says."""
+
+
+class StateRecord(NamedTuple):
+    """What `track` saw of the optimizer's own state; each tree is that of the state, None where there is nothing to see.
+
+    Attributes:
+        tally: a `Tally` for each leaf that is stored narrower than float32 (for each floating one if asked for), against the
+            same update made in wider arithmetic; rising and falling entries are told apart.
+        what_if, stochastic, compensated: as in `Record`, for every floating leaf.
+        recent: as in `Record`, for each leaf of `tally`.
+        kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
+            is not known.
+    """
+
+    tally: PyTree[Tally]
+    what_if: Mapping[str, PyTree[Tally]]
+    stochastic: Mapping[str, PyTree[Tally]]
+    compensated: Mapping[str, PyTree[Tally]]
+    recent: PyTree[Array]
+    kept: PyTree[Kept]
 
 
 class Record(NamedTuple):
@@ -27,14 +66,31 @@ class Record(NamedTuple):
     Attributes:
         step: the number of that update, from 1; 0 if it has not looked yet.
         tally: a `Tally` for each leaf of the parameters, in the parameters' own tree.
-        what_if: for each format asked about, by name, the tallies there would have been had the weights been stored in it.
+        what_if: for each format asked about, by name, the tallies there would have been had the weights been stored in it,
+            rounded to nearest even.
         ages: when each entry last moved, if asked for, else None.
+        stochastic: what if they had been stored with stochastic rounding.
+        compensated: what if they had been stored to nearest, with a compensation in the same format: `Tally.invisible` counts
+            the updates that it would keep.
+        reads: how many updates were looked at.
+        recent: for each leaf of the parameters the `lost_fraction`, averaged over the last hundred reads in which anything
+            was asked of it (a running mean; NaN if nothing ever was).
+        state: the same for the optimizer's own state; None if there is nothing to see.
+        arrival: whether the weights went where the tallies say.
+        storage: the formats that weights and state are stored in, by path.
     """
 
     step: Int[Array, ""]
     tally: PyTree[Tally]
     what_if: Mapping[str, PyTree[Tally]]
     ages: Ages | None
+    stochastic: Mapping[str, PyTree[Tally]]
+    compensated: Mapping[str, PyTree[Tally]]
+    reads: Int[Array, ""]
+    recent: PyTree[Array]
+    state: StateRecord | None
+    arrival: Arrival
+    storage: Storage | None = None
 
 
 class TrackState(NamedTuple):
@@ -52,30 +108,33 @@ def track(
     *,
     detail: bool = True,
     ages: bool = False,
+    state: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that its state carries a record of the updates that the stored weights lose.
 
     The updates pass through unchanged. Wrap the outermost transformation, learning rate included: inside a chain, before
-    the learning rate, there is no update yet to judge. What leaves a chain that ends in `round_params` is rounded already:
-    there, wrap the rounding alone, `chain(adam, track(round_params(...)))`, and the record compares what went in with what
-    was stored.
+    the learning rate, there is no update yet to judge, and `stagnation` warns. Roundings inside (`round_params`, `kahan`,
+    `master_weights`) are judged by what went into them, and what a compensation or a master keeps counts as invisible.
 
     Args:
         optimizer: any Optax gradient transformation.
-        formats: formats to ask about: how much would be lost if the weights were stored in each, rounded to nearest even,
-            while training goes on as it is. A sequence is recorded under the formats' names, a mapping under its keys.
+        formats: formats to ask about: how much would be lost if the weights, and the optimizer's moments, were stored in each,
+            rounded to nearest even, stochastically, or with a compensation, while training goes on as it is. A sequence is
+            recorded under the formats' names, a mapping under its keys.
         every: look at one update in `every`. The others cost a tenth of a step or so on CPUs, because the update has to be
             stored for the choice.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
+        state: whether to look at the optimizer's own state, and how: None at what is stored narrower than float32, and at all
+            floating leaves for `formats`; True also at what float32 loses, against the same update made in float64, at the
+            cost of a second update; False not at all.
 
     Returns:
         A gradient transformation with the same updates. Its `update` needs `params`.
 
     Raises:
-        ValueError: if `every` is not a positive whole number; at `init`, if `round_params` is hidden inside; at update time,
-            without `params`.
+        ValueError: if `every` is not a positive whole number; at update time, without `params`.
 
     Example:
         >>> optimizer = track(optax.sgd(1e-3))
@@ -87,57 +146,56 @@ def track(
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"track: every must be a whole number of at least 1 (look at one update in `every`); got {every!r}.")
-    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
-        raise TypeError(f"track: expected an Optax gradient transformation, such as optax.adam(1e-3); got {optimizer!r}.")
-    asked = _named_formats(formats)
-    inner = optax.with_extra_args_support(optimizer)
+    inner = check_optimizer(optimizer, "track")
+    asked = Asked(inner, _named_formats(formats), detail, state)
 
     def init(params: PyTree[Array]) -> Any:
         inner_state = inner.init(params)
-        hidden = jax.tree.leaves(inner_state, is_leaf=_rounds)
-        if not _rounds(inner_state) and any(map(_rounds, hidden)):
-            raise ValueError(
-                "track: this chain ends in round_params, and what leaves it is rounded already; track the rounding itself: "
-                "chain(..., track(round_params(...)))."
-            )
-        nothing = jax.eval_shape(lambda tree: _look(tree, tree, tree, None, asked, detail), _floating(params))
-        tallies, what_if = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
-        record = Record(jnp.int32(0), tallies, what_if, start_ages(_floating(params)) if ages else None)
-        return TrackState(inner_state, jnp.int32(0), record)
+        weights, seen = look_at_nothing(asked, params, inner_state)
+        remembered = None
+        if seen is not None:
+            remembered = StateRecord(*seen, lost_fractions(seen.tally), kept_alone(inner, inner_state, params))
+        floats = floating(params)
+        moved = start_ages(floats) if ages else None
+        arrival = start_arrival(jax.tree.leaves(floats))
+        none = jnp.int32(0)
+        record = Record(
+            none, weights.tally, weights.what_if, moved, *weights[2:], none, lost_fractions(weights.tally), remembered, arrival
+        )
+        return TrackState(inner_state, none, record)
 
     def update(
         updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None, **extra: Any
     ) -> tuple[PyTree[Array], Any]:
         if params is None:
             raise ValueError("track: whether an update lands depends on the weights; call update(grads, state, params).")
-        given = updates
-        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        given, record = updates, state.record
+        updates, after = inner.update(updates, state.inner, params, **extra)
+        event = Event(params, given, updates, state.inner, after, extra)
         count = state.count + 1
-        weights, steps = _floating_pair(params, updates)
-        # The update that was meant: for a rounding, what went into it.
-        rounding = state.inner if _rounds(state.inner) else None
-        intended = steps if rounding is None else _floating_pair(params, given)[1]
-        grid = None if rounding is None else (rounding.precision, rounding.emin)
+        weights, steps = weights_and_updates(params, updates)
+        arrival = arrived(record.arrival, jax.tree.leaves(weights))
 
-        def looked() -> tuple[Any, Any]:
-            return _look(weights, intended, jax.tree.map(stored_sum, weights, steps), grid, asked, detail)
+        def looked() -> Record:
+            key, reads = fold(jax.random.key(0), count), record.reads + 1
+            seen = look_at_weights(asked, event, fold(key, 0))
+            mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
+            if mine is not None and memory is not None:
+                mine = StateRecord(*memory, _averaged(mine.recent, memory.tally, reads), mine.kept)
+            sums = jax.tree.map(stored_sum, weights, steps)
+            leaving = departed(arrival, *map(jax.tree.leaves, (weights, steps, sums)))
+            recent = _averaged(record.recent, seen.tally, reads)
+            return Record(count, seen.tally, seen.what_if, record.ages, *seen[2:], reads, recent, mine, leaving)
 
-        if every == 1:
-            step, (tallies, what_if) = count, looked()
-        else:
-            read = count % every == 0
-            step = jnp.where(read, count, state.record.step)
-            tallies, what_if = jax.lax.cond(read, looked, lambda: (state.record.tally, state.record.what_if))
-        moved = state.record.ages
-        if moved is not None:
-            moved = update_ages(moved, weights, jax.tree.map(stored_sum, weights, steps))
-        return updates, TrackState(inner_state, count, Record(step, tallies, what_if, moved))
+        def unread() -> Record:
+            return record._replace(arrival=arrival)
+
+        latest = looked() if every == 1 else jax.lax.cond(count % every == 0, looked, unread)
+        if record.ages is not None:
+            latest = latest._replace(ages=update_ages(record.ages, weights, jax.tree.map(stored_sum, weights, steps)))
+        return updates, TrackState(after, count, latest)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _rounds(state: Any) -> bool:
-    return isinstance(state, RoundParamsState)
 
 
 def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> dict[str, Format]:
@@ -153,43 +211,11 @@ def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> d
     return dict(formats) if isinstance(formats, Mapping) else {name_of(fmt): fmt for fmt in given}
 
 
-def _floating(params: PyTree[Any]) -> PyTree[Any]:
-    """The tree with what cannot stagnate (integers, None, masked leaves) replaced by None, which has no leaves."""
-    return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, params)
-
-
-def _floating_pair(params: PyTree[Any], updates: PyTree[Any]) -> tuple[PyTree[Any], PyTree[Any]]:
-    structures = jax.tree.structure(params), jax.tree.structure(updates)
-    if structures[0] != structures[1]:
-        raise ValueError(
-            f"track: the updates are not the same tree as the parameters: {structures[1]} against {structures[0]}; pass the "
-            f"gradients of these parameters."
-        )
-    for (path, leaf), step in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True):
-        if jnp.shape(leaf) != jnp.shape(step):
-            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
-            raise ValueError(f"track: at {where}, the update has shape {jnp.shape(step)} and the parameter {jnp.shape(leaf)}.")
-    steps = jax.tree.map(lambda leaf, step: step if is_floating(leaf) else None, params, updates)
-    return _floating(params), steps
-
-
-def _look(
-    weights: PyTree[Array],
-    updates: PyTree[Array],
-    new: PyTree[Array],
-    grid: tuple[Any, Any] | None,
-    asked: Mapping[str, Format],
-    detail: bool,
-) -> tuple[Any, Any]:
-    tallies = pack(tally(weights, updates, new, grid=grid, detail=detail))
-
-    def stored_as(fmt: Format) -> PackedTallies:
-        wide = jax.tree.map(widened, weights)
-        before = jax.tree.map(lambda leaf: round_to(leaf, fmt), wide)
-        after = jax.tree.map(lambda w, u: round_to(w + uncontracted(widened(u).astype(w.dtype)), fmt), before, updates)
-        return pack(tally(before, updates, after, grid=(fmt.precision, fmt.emin), detail=detail))
-
-    return tallies, {name: stored_as(fmt) for name, fmt in asked.items()}
+def _averaged(mean: Array, seen: PackedTallies, reads: Array) -> Array:
+    """The running means of the fractions lost, over about the last `_RECENT` reads."""
+    found, number = lost_fractions(seen), jnp.minimum(reads, _RECENT).astype(jnp.float32)
+    known = jnp.where(jnp.isnan(mean), found, mean + (found - mean) / number)
+    return jnp.where(jnp.isnan(found), mean, known)
 
 
 def stagnation(opt_state: Any) -> Record:
@@ -203,6 +229,10 @@ def stagnation(opt_state: Any) -> Record:
 
     Raises:
         ValueError: if there is no such record, or more than one.
+
+    Warns:
+        MisplacedWarning: if in most updates the weights did not go where the record says, as when `track` stands inside a
+            chain before the learning rate.
 
     Example:
         >>> state = optax.chain(optax.clip(1.0), track(optax.sgd(0.1))).init(jnp.ones(3))
@@ -219,4 +249,20 @@ def stagnation(opt_state: Any) -> Record:
     if len(found) > 1:
         raise ValueError(f"stagnation: this state holds {len(found)} records; wrap the whole optimizer once, outermost.")
     record = found[0].record
-    return record._replace(tally=unpack(record.tally), what_if={name: unpack(seen) for name, seen in record.what_if.items()})
+    if not isinstance(record.arrival.missed, Tracer):
+        sentence = misplacement(record.arrival)
+        if sentence is not None:
+            warnings.warn(f"stagnation: {sentence}", MisplacedWarning, stacklevel=2)
+
+    def unpacked(seen: Any) -> dict[str, Any]:
+        tallies = {"tally": unpack(seen.tally), "recent": jax.tree.unflatten(seen.tally.structure, list(seen.recent))}
+        return tallies | {
+            name: {fmt: unpack(held) for fmt, held in getattr(seen, name).items()}
+            for name in ("what_if", "stochastic", "compensated")
+        }
+
+    state, inner = record.state, found[0].inner
+    if state is not None:
+        rows = [Kept(*row) for row in zip(state.kept.meant, state.kept.stored, strict=True)]
+        state = state._replace(**unpacked(state), kept=jax.tree.unflatten(jax.tree.structure(inner), rows))
+    return record._replace(**unpacked(record), state=state, storage=storage_of(record.tally, inner))

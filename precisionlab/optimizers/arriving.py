@@ -1,0 +1,125 @@
+"""Did the weights arrive where the record says?
+
+Whoever wraps a part of an optimizer, before the learning rate say, gets a record of updates that are never made. A few entries
+of each leaf, remembered from one update to the next, tell: the weights of the next update should be the sums that were judged.
+"""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precisionlab._typing import Array, Bool, Float, Int
+from precisionlab.formats import FORMATS
+from precisionlab.grids import ulp
+from precisionlab.optimizers.looking import axes_of
+from precisionlab.stagnation import widened
+
+__all__ = ["Arrival", "arrived", "departed", "misplacement", "start_arrival"]
+
+_ENTRIES = 8
+"""Entries of a leaf that are remembered."""
+
+
+class Arrival(NamedTuple):
+    """What was expected of the next weights, and how often it came true.
+
+    Attributes:
+        before, update, expected: of some entries of each leaf, in float32, in one row.
+        pending: whether they wait to be compared.
+        checked: updates whose outcome was seen in the next one.
+        missed: those of them after which the weights were elsewhere.
+        ratio: in the last that was missed, how far the weights had moved along the update, as a multiple of it.
+    """
+
+    before: Float[Array, "..."]
+    update: Float[Array, "..."]
+    expected: Float[Array, "..."]
+    pending: Bool[Array, ""]
+    checked: Int[Array, ""]
+    missed: Int[Array, ""]
+    ratio: Float[Array, ""]
+
+
+def start_arrival(weights: list[Array]) -> Arrival:
+    """Before the first update."""
+    nothing = jnp.zeros(sum(_count(leaf) for leaf in weights), jnp.float32)
+    return Arrival(nothing, nothing, nothing, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
+
+
+def departed(arrival: Arrival, weights: list[Array], updates: list[Array], sums: list[Array]) -> Arrival:
+    """Remember where these updates should lead."""
+    return arrival._replace(
+        before=_sampled(weights), update=_sampled(updates), expected=_sampled(sums), pending=jnp.bool_(True)
+    )
+
+
+def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
+    """Compare the weights with what was remembered, if anything was."""
+    if not weights:
+        return arrival
+    now = _sampled(weights)
+    # Compilers may contract a product into the sum: one unit in the last place of the storage is no other place.
+    slack = jnp.concatenate(
+        [
+            jnp.where(jnp.isfinite(part), ulp(jnp.where(jnp.isfinite(part), part, 0), FORMATS[leaf.dtype.name]), 0)
+            if leaf.dtype.itemsize <= 4
+            else jnp.abs(part) * 2.0**-22
+            for leaf, part in zip(weights, _parts(arrival.expected, weights), strict=True)
+        ]
+    ).astype(jnp.float32)
+    seen = jnp.isfinite(now) & jnp.isfinite(arrival.expected) & jnp.isfinite(arrival.update)
+    elsewhere = seen & (jnp.abs(now - arrival.expected) > slack)
+    missed = arrival.pending & jnp.any(elsewhere)
+    moved = jnp.where(seen, (now - arrival.before) * arrival.update, 0)
+    square = jnp.sum(jnp.where(seen, arrival.update * arrival.update, 0))
+    ratio = jnp.where(square > 0, jnp.sum(moved) / jnp.where(square > 0, square, 1), 1)
+    return arrival._replace(
+        pending=jnp.bool_(False),
+        checked=arrival.checked + arrival.pending.astype(jnp.int32),
+        missed=arrival.missed + missed.astype(jnp.int32),
+        ratio=jnp.where(missed, ratio, arrival.ratio).astype(jnp.float32),
+    )
+
+
+def misplacement(arrival: Arrival) -> str | None:
+    """A sentence if in most updates the weights were elsewhere, else None."""
+    checked, missed = int(arrival.checked), int(arrival.missed)
+    if 2 * missed <= checked:
+        return None
+    return (
+        f"after {missed} of the {checked} updates whose outcome was seen, the weights had not gone where this record says (the "
+        f"last time they moved by {float(arrival.ratio):.3g} of the update). `track` sees only what it wraps: put it around "
+        f"the whole optimizer, learning rate included, track(chain(...)), and add what it returns to the weights unchanged."
+    )
+
+
+def _count(leaf: Any) -> int:
+    return min(_ENTRIES, leaf.shape[-1] if leaf.ndim else 1) if leaf.size else 0
+
+
+def _parts(row: Array, weights: list[Array]) -> list[Array]:
+    ends = [0]
+    for leaf in weights:
+        ends.append(ends[-1] + _count(leaf))
+    return [row[begin:end] for begin, end in pairwise(ends)]
+
+
+def _sampled(leaves: list[Array]) -> Array:
+    """The first entries of the first row of each leaf, from the first shard."""
+    if not leaves:
+        return jnp.zeros(0, jnp.float32)
+    return jnp.concatenate([_corner(leaf) for leaf in leaves])
+
+
+def _corner(leaf: Array) -> Array:
+    count = _count(leaf)
+    if leaf.ndim:
+        leaf = leaf[(0,) * (leaf.ndim - 1)][:count] if leaf.size else leaf.reshape(-1)
+    values = widened(leaf.reshape(-1)).astype(jnp.float32)
+    axes = axes_of(values)
+    if not axes:
+        return values
+    first = sum((jax.lax.axis_index(axis) for axis in axes), jnp.int32(0)) == 0
+    return jax.lax.psum(jnp.where(first, values, 0), axes)

@@ -1,0 +1,171 @@
+"""One look at an update: what happened to every entry, and what would have happened in other formats.
+
+For each format that is asked about, weights and update are taken as they are, the weights rounded to it, and their sum rounded
+again, in three ways:
+
+    to nearest    what plain storage would lose
+    stochastic    what would land by chance, in proportion to the size of the update
+    compensated   to nearest, with the remainder kept in a second number of the format: what is *invisible* would land later,
+                  and what is lost is below the floor of `kahan`
+
+All the questions about a leaf are counted in one pass over it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precisionlab._typing import Array, Bool, PRNGKeyArray
+from precisionlab.carriers import CARRIERS, as_float64, power_of_two, to_bits, uncontracted
+from precisionlab.formats import Format
+from precisionlab.modes import stochastic
+from precisionlab.packing import PackedTallies, pack
+from precisionlab.randomness import fold
+from precisionlab.rounding import round_to
+from precisionlab.stagnation import Case, Tally, tally_cases, widened
+
+__all__ = ["ROUNDINGS", "Looked", "Sight", "above_floor", "axes_of", "look"]
+
+ROUNDINGS = ("nearest_even", "stochastic", "compensated")
+"""The ways of rounding that are asked about, in the order of `Looked`."""
+
+
+class Sight(NamedTuple):
+    """One leaf before, during and after an update.
+
+    Attributes:
+        old: what was stored.
+        update: what was to be added, in any floating dtype.
+        new: what is stored now; None if only other formats are asked about.
+        kept: booleans, where something wider keeps what does not land; or None.
+        grid: `(precision, emin)` of the storage, if not those of the dtype.
+    """
+
+    old: Array
+    update: Array
+    new: Array | None
+    kept: Any = None
+    grid: Any = None
+
+
+class Looked(NamedTuple):
+    """Packed tallies of the leaves: of the storage itself, and by format for each way of rounding."""
+
+    tally: PackedTallies
+    what_if: Mapping[str, PackedTallies]
+    stochastic: Mapping[str, PackedTallies]
+    compensated: Mapping[str, PackedTallies]
+
+
+def look(
+    sights: Sequence[Sight | None],
+    structure: Any,
+    formats: Mapping[str, Format],
+    key: PRNGKeyArray,
+    *,
+    detail: bool,
+    directions: bool = False,
+) -> Looked:
+    """Tell the fates of the entries of a tree.
+
+    Args:
+        sights: its leaves; None for those that cannot stagnate.
+        structure: the tree itself.
+        formats: the formats to ask about.
+        key: the random bits of stochastic rounding.
+        detail: whether sums and histograms are wanted.
+        directions: whether rising and falling are to be told apart.
+    """
+    own, others = [], {name: [] for name in formats}
+    for index, sight in enumerate(sights):
+        if sight is None:
+            own.append(None)
+            for column in others.values():
+                column.append((None, None, None))
+            continue
+        cases = [] if sight.new is None else [Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid)]
+        for number, fmt in enumerate(formats.values()):
+            cases += _asked(sight, fmt, fold(key, index * len(formats) + number))
+        axes = axes_of(sight.old, sight.update)
+        cases = [case._replace(detail=detail, directions=directions) for case in cases]
+        dtype = widened(sight.old).dtype
+        found = [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
+        own.append(None if sight.new is None else found.pop(0))
+        for number, column in enumerate(others.values()):
+            nearest, chance = found[2 * number : 2 * number + 2]
+            column.append((nearest._replace(invisible=None), chance, nearest))
+
+    def packed(tallies: Sequence[Tally | None]) -> PackedTallies:
+        pairs = zip(sights, tallies, strict=True)
+        dtypes = tuple(sight.old.dtype.name for sight, tally in pairs if sight is not None and tally is not None)
+        return pack(jax.tree.unflatten(structure, tallies), dtypes)
+
+    by_rounding = [{name: packed([row[place] for row in column]) for name, column in others.items()} for place in range(3)]
+    return Looked(packed(own), *by_rounding)
+
+
+def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
+    wide, step = widened(sight.old), widened(sight.update)
+    if wide.dtype != step.dtype:
+        wide, step = as_float64(wide), as_float64(step)
+    before = round_to(wide, fmt)
+    wanted = before + uncontracted(step)
+    grid = (fmt.precision, fmt.emin)
+    nearest = Case(before, step, round_to(wanted, fmt), None, above_floor(before, step, fmt), grid)
+    return [nearest, Case(before, step, round_to(wanted, fmt, stochastic, key=key), None, None, grid)]
+
+
+def above_floor(w: Array, u: Array, fmt: Format) -> Bool[Array, "..."]:
+    """Where equal updates would gather in a compensation stored in the format, and land in the end: see `kahan`.
+
+    Args:
+        w: values of the format, in a carrier.
+        u: updates in the same carrier.
+        fmt: the format, known numbers.
+    """
+    carrier = CARRIERS[w.dtype.name]
+    w_bits, u_bits = to_bits(w, carrier), to_bits(u, carrier)
+    magnitude = carrier.word(carrier.sign - 1)
+    size = w_bits & magnitude
+    exponent = jnp.maximum((size >> carrier.word(carrier.fraction_bits)).astype(jnp.int32) - carrier.bias, fmt.emin)
+    toward_zero = ((w_bits ^ u_bits) > magnitude) & (size != 0)
+    power = (size & carrier.word((1 << carrier.fraction_bits) - 1)) == 0
+    narrow = toward_zero & power & (exponent > fmt.emin)
+    half = exponent - fmt.precision - narrow.astype(jnp.int32)
+    if not fmt.subnormals:
+        # From zero, and on the way to it, the gap is the smallest normal number.
+        at_zero = (size == 0) | (toward_zero & power & (exponent == fmt.emin))
+        half = jnp.where(at_zero, fmt.emin - 1, half)
+    least = fmt.emin - fmt.precision if fmt.subnormals else jnp.minimum(fmt.emin - 1, half)
+    floor = power_of_two(jnp.maximum(half - fmt.precision - 1, least), carrier)
+    return (u_bits & magnitude) > floor
+
+
+def axes_of(*arrays: Array) -> tuple[str, ...]:
+    """The mesh axes along which these arrays differ inside `jax.shard_map`; none elsewhere."""
+    axes = {axis for array in arrays for axis in getattr(jax.typeof(array), "vma", ())}
+    return tuple(sorted(axes))
+
+
+def _everywhere(tally: Tally, axes: tuple[str, ...]) -> Tally:
+    """The tally of all shards together."""
+    if not axes:
+        return tally
+
+    def together(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        gather = {"finest": jax.lax.pmin, "coarsest": jax.lax.pmax}.get(name, jax.lax.psum)
+        mine = tuple(axis for axis in axes if axis in getattr(jax.typeof(value), "vma", ()))
+        rest = tuple(axis for axis in axes if axis not in mine)
+        value = jax.lax.pcast(value, rest, to="varying") if rest else value
+        return gather(value, axes)
+
+    return Tally(*(together(name, value) for name, value in zip(Tally._fields, tally, strict=True)))
+
+
+def _sums_as(dtype: Any, tally: Tally) -> Tally:
+    """The sums in the dtype of the leaf's own carrier: wider ones are nobody else's business."""
+    return jax.tree.map(lambda value: value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value, tally)

@@ -1,0 +1,165 @@
+"""What an update of the optimizer's state would be, were nothing stored narrow.
+
+A state tells what was stored, not what was meant. The optimizer tells what it means when its own program is made again on wide
+values with every narrowing left out: in float32 for state that is stored narrower, in float64 for state in float32. Rounding
+constants to the dtype of the parameters is a narrowing too: on wide values 0.999 is not 1.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precisionlab._typing import Array, PyTree
+from precisionlab.arithmetic.frames import Frame
+from precisionlab.arithmetic.operations import operate
+from precisionlab.arithmetic.programs import program_of
+from precisionlab.arithmetic.simulation import arithmetic_of
+from precisionlab.formats import FLOAT32, FLOAT64
+from precisionlab.modes import nearest_even
+from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
+from precisionlab.optimizers.sums import is_floating
+from precisionlab.stagnation import widened
+
+__all__ = ["Kept", "Leaf", "kept_alone", "meant_state", "state_leaves"]
+
+
+class Leaf(NamedTuple):
+    """A floating leaf of an optimizer's state.
+
+    Attributes:
+        path: its key path.
+        grid: the grid it is stored on, if not that of its dtype.
+        narrow: whether it is stored narrower than float32, in its dtype or on its grid.
+    """
+
+    path: Any
+    grid: Any
+    narrow: bool
+
+
+class Kept(NamedTuple):
+    """The factors by which leaves of the state would be multiplied in an update without gradient.
+
+    Attributes:
+        meant: in wide arithmetic: the decay of an average, 1 for a sum.
+        stored: as it is stored. 1 where `meant` is less: the average forgets nothing.
+    """
+
+    meant: Array
+    stored: Array
+
+
+def state_leaves(state: Any) -> list[Leaf | None]:
+    """For each leaf of a state, what can stagnate in it: None for what is not floating, and for what keeps residuals."""
+    found: list[Leaf | None] = []
+
+    def visit(node: Any, path: tuple[Any, ...], grid: Any) -> None:
+        for sub, held in jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda x: rounds_state(x) or rounds_weights(x)):
+            where = path + sub
+            if rounds_state(held):
+                for name, field in zip(held._fields, held, strict=True):
+                    inside = held.grid if name == "inner" else grid
+                    visit(field, (*where, jax.tree_util.GetAttrKey(name)), inside)
+            elif rounds_weights(held):
+                for name, field in zip(held._fields, held, strict=True):
+                    if name == "inner":
+                        visit(field, (*where, jax.tree_util.GetAttrKey(name)), grid)
+                    else:
+                        found.extend([None] * len(jax.tree.leaves(field)))
+            elif is_floating(held):
+                found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
+            else:
+                found.append(None)
+
+    visit(state, (), None)
+    return found
+
+
+def meant_state(
+    inner: optax.GradientTransformationExtraArgs,
+    updates: PyTree[Array],
+    state: Any,
+    params: PyTree[Array],
+    extra: dict[str, Any],
+    *,
+    double: bool = False,
+) -> list[Array]:
+    """The leaves of the state after an update that rounds nothing.
+
+    Args:
+        inner: the optimizer.
+        updates: what it was given to turn into updates.
+        state: its state.
+        params: the parameters.
+        extra: further arguments of the update.
+        double: in float64 rather than in float32 (needs `jax.enable_x64` around).
+
+    Returns:
+        The leaves of the new state, floating ones in float32 or float64.
+    """
+
+    def made(*given: Any) -> Any:
+        grads, held, weights, more = given
+        return concealed(inner.update(grads, held, weights, **more)[1])
+
+    given = jax.tree.map(_wide, (updates, reveal(state), params, extra))
+    try:
+        return _unrounded(made, given, double)
+    except NotImplementedError:
+        # A factorization or the like: its own arithmetic, on wide values.
+        return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
+
+
+def _unrounded(fun: Callable[..., Any], args: Sequence[Any], double: bool) -> list[Array]:
+    """The leaves of a function's result, made again with every operation in a wide carrier and no result narrowed."""
+    arithmetic = arithmetic_of("track", FLOAT64 if double else FLOAT32, nearest_even, None, jnp.float64 if double else None)
+    program = program_of("track", fun, tuple(args), {}, arithmetic)
+    values = iter(program.run(Frame(arithmetic, operate, words=None), program.arrays))
+    return [next(values).array if moves else leaf for leaf, moves in zip(program.results, program.moving, strict=True)]
+
+
+def _wide(leaf: Any) -> Any:
+    return widened(leaf) if is_floating(leaf) else leaf
+
+
+def kept_alone(inner: optax.GradientTransformationExtraArgs, state: Any, params: PyTree[Array]) -> Kept:
+    """What each leaf of a state keeps of itself in an update without gradient, from updates made of zeros and of ones.
+
+    Args:
+        inner: the optimizer.
+        state: its first state.
+        params: the parameters, of which only shapes and dtypes matter.
+
+    Returns:
+        A row of numbers, one for each leaf; NaN for what is not floating, for single numbers, and everywhere if the
+        optimizer cannot make an update from these alone.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    places = [index for index, leaf in enumerate(state_leaves(state)) if leaf is not None and jnp.size(leaves[index]) > 1]
+
+    def responses() -> Kept:
+        nothing = jax.tree.map(jnp.zeros_like, params)
+
+        def held(value: float) -> Any:
+            filled = [jnp.full_like(leaf, value) if index in places else leaf for index, leaf in enumerate(leaves)]
+            return jax.tree.unflatten(structure, filled)
+
+        def row(found: Sequence[Sequence[Any]]) -> Array:
+            zero, one = ([widened(side[index].reshape(-1)[0]) for index in places] for side in found)
+            steps = jnp.stack([(b - a).astype(jnp.float32) for a, b in zip(zero, one, strict=True)])
+            return jnp.full(len(leaves), jnp.nan, jnp.float32).at[jnp.asarray(places)].set(steps)
+
+        meant = [meant_state(inner, nothing, held(value), nothing, {}) for value in (0.0, 1.0)]
+        stored = [jax.tree.leaves(inner.update(nothing, held(value), nothing)[1]) for value in (0.0, 1.0)]
+        return Kept(row(meant), row(stored))
+
+    unknown = jnp.full(len(leaves), jnp.nan, jnp.float32)
+    if not places:
+        return Kept(unknown, unknown)
+    try:
+        return jax.jit(responses)()
+    except Exception:  # An optimizer may ask for what only a real update has; then nothing is known.
+        return Kept(unknown, unknown)

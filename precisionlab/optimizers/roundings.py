@@ -1,0 +1,138 @@
+"""What the transformations that round have in common: their checks, their random bits, and how to ask what was meant.
+
+What leaves a transformation that rounds is rounded already. To learn what it was before, give it its own state inside a
+`Revealed`: its `update` then returns the updates as they were meant, and the state as it would be unrounded, again inside a
+`Revealed`. The question travels in the type of the state, so it reaches the rounding wherever wrappers have put it.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precisionlab._typing import Array, Int, PRNGKeyArray
+from precisionlab.checks import check_numbers
+from precisionlab.formats import Format
+from precisionlab.modes import Mode, Stochastic, check_mode
+
+__all__ = [
+    "Grid",
+    "Revealed",
+    "check_optimizer",
+    "check_rounding",
+    "concealed",
+    "grid_of",
+    "leaf_key",
+    "reveal",
+    "rounding_states",
+    "rounds_state",
+    "rounds_weights",
+    "step_key",
+    "unwrap",
+]
+
+_State = TypeVar("_State")
+
+
+class Grid(NamedTuple):
+    """Where the values of a format lie: significand bits, and the exponent of the smallest normal number."""
+
+    precision: Int[Array, ""]
+    emin: Int[Array, ""]
+
+
+class Revealed(NamedTuple):
+    """A state that asks its transformation for what it means, not for what it stores."""
+
+    state: Any
+
+
+def grid_of(fmt: Format) -> Grid:
+    """The grid of a format, as arrays that a state can hold."""
+    return Grid(jnp.int32(fmt.precision), jnp.int32(fmt.emin))
+
+
+def rounds_weights(node: Any) -> bool:
+    """Whether this is the state of a transformation whose updates lead onto a grid; it tells what keeps the `residual`."""
+    return isinstance(node, tuple) and hasattr(node, "grid") and hasattr(node, "residual")
+
+
+def rounds_state(node: Any) -> bool:
+    """Whether this is the state of a transformation that rounds what it remembers."""
+    return isinstance(node, tuple) and hasattr(node, "grid") and not hasattr(node, "residual")
+
+
+def _rounds(node: Any) -> bool:
+    return rounds_weights(node) or rounds_state(node)
+
+
+def rounding_states(state: Any) -> list[Any]:
+    """Every state of a transformation that rounds, outermost first, wherever it is."""
+    found = []
+    for node in jax.tree.leaves(state, is_leaf=_rounds):
+        if _rounds(node):
+            found += [node, *rounding_states(getattr(node, "inner", None))]
+    return found
+
+
+def reveal(state: Any) -> Any:
+    """The same state, with each rounding in it asked for what it means."""
+
+    def asked(node: Any) -> Any:
+        if not _rounds(node):
+            return node
+        return Revealed(node._replace(inner=reveal(node.inner)) if hasattr(node, "inner") else node)
+
+    return jax.tree.map(asked, state, is_leaf=_rounds)
+
+
+def concealed(state: Any) -> Any:
+    """A state without its `Revealed`."""
+
+    def plain(node: Any) -> Any:
+        if not isinstance(node, Revealed):
+            return node
+        held = node.state
+        return held._replace(inner=concealed(held.inner)) if hasattr(held, "inner") else held
+
+    return jax.tree.map(plain, state, is_leaf=lambda node: isinstance(node, Revealed))
+
+
+def unwrap(state: Any) -> tuple[Any, bool]:
+    """The state of a transformation, and whether it was asked for what it means."""
+    return (state.state, True) if isinstance(state, Revealed) else (state, False)
+
+
+def check_rounding(fmt: Format, mode: Mode, where: str) -> None:
+    """Refuse what is no format or no mode.
+
+    Raises:
+        TypeError: if fmt is not a format or mode not a function.
+        ValueError: if the format's numbers are wrong.
+    """
+    if not isinstance(fmt, Format):
+        raise TypeError(f"{where}: fmt must be a Format such as precisionlab.BFLOAT16; got {fmt!r}.")
+    check_numbers(fmt)
+    check_mode(mode, where)
+
+
+def check_optimizer(optimizer: Any, where: str) -> optax.GradientTransformationExtraArgs:
+    """An Optax transformation, ready for further arguments.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        raise TypeError(f"{where}: expected an Optax gradient transformation, such as optax.adam(1e-3); got {optimizer!r}.")
+    return optax.with_extra_args_support(optimizer)
+
+
+def step_key(mode: Mode, seed: Any, number: Any) -> PRNGKeyArray | None:
+    """The random bits of one update; None for modes that need none."""
+    return jax.random.fold_in(jax.random.key(seed), number) if isinstance(mode, Stochastic) else None
+
+
+def leaf_key(key: PRNGKeyArray | None, index: int) -> PRNGKeyArray | None:
+    """The random bits of one leaf of an update."""
+    return None if key is None else jax.random.fold_in(key, index)

@@ -1,0 +1,90 @@
+"""In which format weights and optimizer state are stored: by their dtype, or by a rounding inside the optimizer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from precisionlab.formats import FORMATS
+from precisionlab.optimizers.meaning import state_leaves
+from precisionlab.optimizers.roundings import rounding_states, rounds_weights
+from precisionlab.packing import PackedTallies
+
+__all__ = ["Storage", "Stored", "grids_of_weights", "storage_of"]
+
+
+class Stored(NamedTuple):
+    """A storage format: its name, its precision and smallest normal exponent, and the bytes of a number in it.
+
+    The name is empty, and the bytes unknown, for a simulated format that is not in the registry.
+    """
+
+    name: str
+    precision: int
+    emin: int
+    itemsize: int | None
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Storage:
+    """The storage of every leaf of weights and state, as (path, `Stored`)."""
+
+    weights: tuple[tuple[str, Stored], ...]
+    state: tuple[tuple[str, Stored], ...]
+
+
+def storage_of(weights: PackedTallies, state: Any) -> Storage:
+    """The storage of the weights that were counted and of an optimizer's state; grids that are traced count as their dtypes.
+
+    Args:
+        weights: their tallies.
+        state: the optimizer's.
+    """
+    paths = list(_paths(jax.tree.unflatten(weights.structure, [0] * weights.structure.num_leaves)))
+    grids = grids_of_weights(paths, state)
+    mine = tuple((path, _stored(grid, dtype)) for path, grid, dtype in zip(paths, grids, weights.dtypes, strict=True))
+    leaves = zip(state_leaves(state), jax.tree_util.tree_leaves_with_path(state), strict=True)
+    theirs = tuple((_path(path), _stored(place.grid, leaf.dtype.name)) for place, (path, leaf) in leaves if place is not None)
+    return Storage(mine, theirs)
+
+
+def grids_of_weights(paths: Sequence[str], state: Any) -> list[Any]:
+    """For each weight the grid that a rounding inside the optimizer keeps it on; None where it is that of its dtype."""
+    roundings = [node for node in rounding_states(state) if rounds_weights(node)]
+    if len(roundings) == 1:
+        return [tuple(roundings[0].grid)] * len(paths)
+    owned = {path: tuple(node.grid) for node in roundings if node.residual is not None for path in _paths(node.residual)}
+    return [owned.get(path) for path in paths]
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _paths(tree: Any) -> Iterator[str]:
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+        yield _path(path)
+
+
+def _stored(grid: Any, dtype: str) -> Stored:
+    known = None
+    if grid is not None and not any(isinstance(number, Tracer) for number in grid):
+        precision, emin = (int(number) for number in grid)
+        names: Mapping[str, Any] = FORMATS
+        name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
+        known = Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None)
+    if known is None:
+        known = Stored(dtype, int(FORMATS[dtype].precision), int(FORMATS[dtype].emin), np.dtype(dtype).itemsize)
+    return known
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        np.dtype(name)
+    except TypeError:
+        return False
+    return True
