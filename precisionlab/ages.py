@@ -26,7 +26,7 @@ class Ages(NamedTuple):
 
 def start_ages(params: PyTree[Array]) -> Ages:
     """Ages before the first update: nothing has moved yet."""
-    return Ages(jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.int32), params), jnp.int32(0))
+    return Ages(jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.int32), params), jnp.int32(0))
 
 
 def update_ages(ages: Ages, old: PyTree[Array], new: PyTree[Array]) -> Ages:

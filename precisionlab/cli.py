@@ -69,6 +69,7 @@ _RUNS = click.option(
     show_default=True,
     help="Folder that holds all runs; also PRECISIONLAB_RUNS.",
 )
+_PLOT = click.option("--plot", type=click.Path(path_type=Path), help="Draw it, too: a .png, .svg or .pdf file.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output; null is NaN or inf.")
 
 
@@ -259,6 +260,7 @@ def _show_query(found: "Run", columns: Mapping[str, Any], as_json: bool) -> None
 @click.option("--update-size", type=float, help="|u| of an update, where the optimizer does not tell it.")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Decoupled: it asks for lr * this * |w|.")
 @click.option("--formats", default="bfloat16,float8_e4m3fn", show_default=True, help="Names of formats, with commas.")
+@_PLOT
 @_JSON
 def forecast_(
     checkpoint: Path,
@@ -267,11 +269,14 @@ def forecast_(
     update_size: float | None,
     weight_decay: float,
     formats: str,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Tell which updates the weights in CHECKPOINT would lose, from the weights alone.
 
-    CHECKPOINT is a .safetensors or .npz file, an index of shards, or a folder with one of them; pickles are never loaded.
+    CHECKPOINT is a .safetensors or .npz file, an index of shards, a folder with one of them, or an Orbax checkpoint
+    (of a manager's steps the newest); pickles are never loaded. The share lost is for updates of one size, the interval
+    behind it for sizes as they occur in training.
 
     \b
     precisionlab forecast model.safetensors --lr 1e-5 --weight-decay 0.1
@@ -291,23 +296,68 @@ def forecast_(
     for name in names:
         if name not in FORMATS:
             raise Failure(f'--formats: unknown format "{name}"; {allowed_names(name, sorted(FORMATS))}', 2)
+    _check_plot(plot)
+    around = [10 ** (exponent / 40) * lr for exponent in range(-120, 121)] if plot and lr > 0 else []
     try:
         found = checkpoints.forecast(
-            checkpoint, lr, update_size=update_size, weight_decay=weight_decay, formats=[FORMATS[name] for name in names]
+            checkpoint,
+            lr,
+            update_size=update_size,
+            weight_decay=weight_decay,
+            formats=[FORMATS[name] for name in names],
+            other_lrs=around,
         )
     except checkpoints.CheckpointError as error:
         raise Failure(str(error), 2) from error
+    if plot:
+        plots = import_module("precisionlab.runs.plots")
+        _save(plots.plot_forecast(around, found.pop("curves"), [*found["rows"], *found["totals"]], lr), plot)
     if as_json:
         terminal.answer(plain(found))
         return
     columns = ["tensor", "format", "entries", "lost_fraction", "half_lands_lr"]
     columns += ["decay_lost_fraction"] if weight_decay else []
     columns += [name for name in ("nonfinite", "overflowed") if any(row[name] for row in found["totals"])]
-    terminal.show_table(table([*found["rows"], *found["totals"]], columns))
+    rows = [*found["rows"], *found["totals"]]
+    rows = [row | {"lost_fraction_low": row["low"], "lost_fraction_high": row["high"]} for row in rows]
+    terminal.show_table(table(rows, columns))
     terminal.write(f"assumed: {found['assumption']}")
     if weight_decay:
         asked = lr * weight_decay
         terminal.write(f"weight decay alone asks for {asked:g} of each weight; up to 2^-(p+1) of it no format of p bits sees.")
+    _say_apart(found)
+
+
+def _check_plot(path: Path | None) -> None:
+    """Refuse a picture that could not be saved, before anything is computed for it."""
+    if path is None:
+        return
+    os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+    suffixes = import_module("precisionlab.runs.plots").PLOT_SUFFIXES
+    if path.suffix.lower() not in suffixes:
+        raise Failure(f"--plot: {path} ends in none of {', '.join(suffixes)}; name a file that does.", 2)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.absolute().parent}"
+        raise Failure(f"--plot: {path} cannot be written ({why}); name a file in a folder that exists.", 2)
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise Failure(f"--plot: {path} cannot be written (permission denied); name a file that can.", 2)
+
+
+def _save(axes: Any, path: Path) -> None:
+    from precisionlab.runs import store
+
+    try:
+        import_module("precisionlab.runs.plots").save_plot(axes, path)
+    except store.RunError as error:
+        reason = getattr(error.__cause__, "strerror", None) or "the disk refused it"
+        raise Failure(f"--plot: {path} cannot be written ({reason.lower()}); name a file that can.", 2) from error
+    terminal.say(f"plot saved in {path}")
+
+
+def _say_apart(found: Mapping[str, Any]) -> None:
+    """What was read of several, and what was not read."""
+    for sentence in found["choices"]:
+        terminal.say(sentence)
     for name, why in found["skipped"].items():
         terminal.say(f"skipped {name}: {why}")
 
@@ -315,20 +365,25 @@ def forecast_(
 @cli.command("compare", short_help="What did not move between two checkpoints.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
+@_PLOT
 @_JSON
-def compare_(a: Path, b: Path, as_json: bool) -> None:
+def compare_(a: Path, b: Path, plot: Path | None, as_json: bool) -> None:
     """Tell what moved from checkpoint A to checkpoint B, by the bits of their entries.
 
-    Each is a .safetensors or .npz file, an index of shards, or a folder with one of them; pickles are never loaded.
+    Each is a .safetensors or .npz file, an index of shards, a folder with one of them, or an Orbax checkpoint
+    (of a manager's steps the newest); pickles are never loaded.
     """
     from precisionlab import checkpoints
     from precisionlab.runs.results import plain
     from precisionlab.runs.summary import table
 
+    _check_plot(plot)
     try:
         found = checkpoints.compare(a, b)
     except checkpoints.CheckpointError as error:
         raise Failure(str(error), 2) from error
+    if plot:
+        _save(import_module("precisionlab.runs.plots").plot_unchanged(found["rows"]), plot)
     if as_json:
         terminal.answer(plain(found))
         return
@@ -339,8 +394,7 @@ def compare_(a: Path, b: Path, as_json: bool) -> None:
     for side in ("a", "b"):
         for name in found[f"only_in_{side}"]:
             terminal.say(f"skipped {name}: it is in {found[side]} alone")
-    for name, why in found["skipped"].items():
-        terminal.say(f"skipped {name}: {why}")
+    _say_apart(found)
 
 
 @cli.command(short_help="What this backend does to small numbers.")

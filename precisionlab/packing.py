@@ -1,95 +1,109 @@
-"""Many tallies as three arrays.
+"""Many tallies as a few arrays.
 
 A tally for each leaf of a model is dozens of scalars, and every scalar that crosses a jitted call or a scan costs a buffer and
 a write, more than the counting itself for small models. Carried between calls they are therefore packed: counts, sums and
-histograms of all leaves in one array each, with the tree they came from as static data.
+histograms of all leaves in one array each. The tree they came from goes with them as a tree without leaves, in tuples and
+dictionaries of the ordinary kinds, which everything that saves, shards or rebuilds optimizer states can read.
 """
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.stagnation import Tally, ratio
+from precisionlab.stagnation import HISTOGRAM_EDGES, Tally, ratio
 
-__all__ = ["PackedTallies", "lost_fractions", "pack", "unpack"]
+__all__ = ["PackedTallies", "lost_fractions", "pack", "refilled", "skeleton", "unpack"]
 
-_COUNTS = ("landed", "swamped", "underflowed", "zero", "nonfinite")
-_OPTIONAL = ("finest", "coarsest", "invisible", "falling", "fell")
+_FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
+_GAPS = ("finest", "coarsest")
+_DIRECTIONS = ("falling", "fell")
 _SUMS = ("update_mass", "stagnated_mass", "moved_along", "update_square")
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["counts", "sums", "histogram"],
-    meta_fields=["structure", "sum_dtypes", "fields", "dtypes"],
-)
-@dataclass(frozen=True)
-class PackedTallies:
+class _Place(NamedTuple):
+    """Where a leaf was."""
+
+
+class PackedTallies(NamedTuple):
     """The tallies of a tree.
 
     Attributes:
-        counts: int32, (..., leaves, fields).
+        fates: int32, (..., leaves, 5).
+        gaps: int32, (..., leaves, 2): finest and coarsest; None without detail.
+        invisible: int32, (..., leaves); None where nothing keeps updates.
+        directions: int32, (..., leaves, 2): falling and fell; None if they were not told apart.
         sums: the widest of the leaves' dtypes, (..., leaves, 4); None without detail.
         histogram: int32, (..., leaves, bins); None without detail.
-        structure: the tree, one leaf a tally.
-        sum_dtypes: the dtype of each leaf's own sums.
-        fields: the names of the counts.
-        dtypes: the names of the dtypes that were counted, if the packer told.
+        tree: the tree, with a place for each leaf.
     """
 
-    counts: Array
+    fates: Array
+    gaps: Array | None
+    invisible: Array | None
+    directions: Array | None
     sums: Array | None
     histogram: Array | None
-    structure: Any
-    sum_dtypes: tuple[Any, ...]
-    fields: tuple[str, ...] = _COUNTS
-    dtypes: tuple[str, ...] = ()
+    tree: PyTree[Any]
 
 
 def _is_tally(node: Any) -> bool:
     return isinstance(node, Tally)
 
 
-def pack(tallies: PyTree[Tally], dtypes: tuple[str, ...] = ()) -> PackedTallies:
-    """Pack a tree of scalar tallies, and the names of the dtypes that they are of.
+def skeleton(tree: PyTree[Any], is_leaf: Any = None) -> PyTree[Any]:
+    """A tree without leaves, of the same shape.
+
+    Example:
+        >>> jax.tree.leaves(skeleton({"a": 1, "b": [2, None]}))
+        []
+    """
+    if not jax.tree.leaves(tree) and not isinstance(tree, dict | list | tuple | None):
+        # What `optax.tree.map_params` gives to `init` in place of parameters: whatever stands here is none of theirs.
+        return jnp.int32(0)
+    return jax.tree.map(lambda _: _Place(), tree, is_leaf=is_leaf)
+
+
+def pack(tallies: PyTree[Tally], *, detail: bool | None = None, directions: bool = False, kept: bool = False) -> PackedTallies:
+    """Pack a tree of scalar tallies.
+
+    Args:
+        tallies: the tree.
+        detail: whether they have sums and histograms; None to see whether the first has.
+        directions: whether they tell rising and falling apart.
+        kept: whether any has `invisible`; for those that lack it nothing is.
 
     Example:
         >>> from precisionlab.stagnation import tally
         >>> one = jnp.ones(3)
-        >>> pack({"a": tally(one, one, one, detail=False), "b": tally(one, one, one, detail=False)}).counts.tolist()
+        >>> pack({"a": tally(one, one, one), "b": tally(one, one, one)}).fates.tolist()
         [[0, 3, 0, 0, 0], [0, 3, 0, 0, 0]]
     """
-    leaves, structure = jax.tree.flatten(tallies, is_leaf=_is_tally)
-    if not leaves:
-        return PackedTallies(jnp.zeros((0, len(_COUNTS)), jnp.int32), None, None, structure, ())
-    fields = _COUNTS + tuple(name for name in _OPTIONAL if any(getattr(leaf, name) is not None for leaf in leaves))
-    # Where a leaf lacks what another has (something that keeps its updates), there is nothing to count.
-    rows = [[getattr(leaf, name) for name in fields] for leaf in leaves]
-    counts = jnp.stack([jnp.stack([jnp.int32(0) if value is None else value for value in row]) for row in rows])
-    if leaves[0].histogram is None:
-        return PackedTallies(counts, None, None, structure, (), fields, dtypes)
-    sum_dtypes = tuple(leaf.update_mass.dtype for leaf in leaves)
-    widest = max(sum_dtypes, key=lambda dtype: dtype.itemsize)
-    sums = jnp.stack([jnp.stack([getattr(leaf, name).astype(widest) for name in _SUMS]) for leaf in leaves])
-    return PackedTallies(counts, sums, jnp.stack([leaf.histogram for leaf in leaves]), structure, sum_dtypes, fields, dtypes)
+    leaves = jax.tree.leaves(tallies, is_leaf=_is_tally)
+    if detail is None:
+        detail = any(leaf.histogram is not None for leaf in leaves)
 
+    def rows(names: Sequence[str], dtype: Any = jnp.int32) -> Array:
+        table = [[getattr(leaf, name) for name in names] for leaf in leaves]
+        flat = [jnp.asarray(0 if value is None else value).astype(dtype) for row in table for value in row]
+        shape = (len(leaves), len(names))
+        return jnp.stack(flat).reshape(*shape) if flat else jnp.zeros(shape, dtype)
 
-def lost_fractions(packed: PackedTallies) -> Array:
-    """`Tally.lost_fraction` of every leaf at once, NaN where nothing was asked.
-
-    Example:
-        >>> from precisionlab.stagnation import tally
-        >>> one = jnp.ones(3)
-        >>> lost_fractions(pack({"a": tally(one, one, one), "b": tally(one, one, 2 * one)})).tolist()
-        [1.0, 0.0]
-    """
-    counts = {name: packed.counts[:, index] for index, name in enumerate(packed.fields)}
-    lost = counts["swamped"] + counts["underflowed"] - counts.get("invisible", 0)
-    return ratio(lost, counts["landed"] + counts["swamped"] + counts["underflowed"])
+    # Without leaves as with them the same arrays are there, so that trees of optimizer states stay comparable.
+    widest = max((leaf.update_mass.dtype for leaf in leaves if detail), key=lambda dtype: dtype.itemsize, default=jnp.float32)
+    bins = [leaf.histogram for leaf in leaves if detail]
+    histogram = jnp.stack(bins) if bins else jnp.zeros((0, len(HISTOGRAM_EDGES) - 1), jnp.int32)
+    return PackedTallies(
+        rows(_FATES),
+        rows(_GAPS) if detail else None,
+        rows(["invisible"])[:, 0] if kept else None,
+        rows(_DIRECTIONS) if directions else None,
+        rows(_SUMS, widest) if detail else None,
+        histogram if detail else None,
+        skeleton(tallies, _is_tally),
+    )
 
 
 def unpack(packed: PackedTallies) -> PyTree[Tally]:
@@ -101,13 +115,37 @@ def unpack(packed: PackedTallies) -> PyTree[Tally]:
         >>> int(unpack(pack({"a": tally(one, one, one)}))["a"].swamped)
         3
     """
+    tables = ((_FATES, packed.fates), (_GAPS, packed.gaps), (_DIRECTIONS, packed.directions), (_SUMS, packed.sums))
     leaves = []
-    for index in range(packed.counts.shape[-2]):
-        counts = dict(zip(packed.fields, jnp.moveaxis(packed.counts[..., index, :], -1, 0), strict=True))
-        if packed.sums is None or packed.histogram is None:
-            leaves.append(Tally(**counts, **dict.fromkeys((*_SUMS, "histogram"))))
-            continue
-        own = packed.sums[..., index, :].astype(packed.sum_dtypes[index])
-        sums = dict(zip(_SUMS, jnp.moveaxis(own, -1, 0), strict=True))
-        leaves.append(Tally(**counts, **sums, histogram=packed.histogram[..., index, :]))
-    return jax.tree.unflatten(packed.structure, leaves)
+    for index in range(packed.fates.shape[-2]):
+        fields: dict[str, Any] = {}
+        for names, table in tables:
+            columns = [None] * len(names) if table is None else jnp.moveaxis(table[..., index, :], -1, 0)
+            fields |= dict(zip(names, columns, strict=True))
+        fields["invisible"] = None if packed.invisible is None else packed.invisible[..., index]
+        fields["histogram"] = None if packed.histogram is None else packed.histogram[..., index, :]
+        leaves.append(Tally(**fields))
+    return refilled(packed.tree, leaves)
+
+
+def refilled(tree: PyTree[Any], leaves: Sequence[Any]) -> PyTree[Any]:
+    """A tree made by `skeleton`, with leaves in their places again."""
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_place), leaves)
+
+
+def _is_place(node: Any) -> bool:
+    return isinstance(node, _Place)
+
+
+def lost_fractions(packed: PackedTallies) -> Array:
+    """`Tally.lost_fraction` of every leaf at once, NaN where nothing was asked.
+
+    Example:
+        >>> from precisionlab.stagnation import tally
+        >>> one = jnp.ones(3)
+        >>> lost_fractions(pack({"a": tally(one, one, one), "b": tally(one, one, 2 * one)})).tolist()
+        [1.0, 0.0]
+    """
+    landed, swamped, underflowed = (packed.fates[:, index] for index in range(3))
+    lost = swamped + underflowed - (0 if packed.invisible is None else packed.invisible)
+    return ratio(lost, landed + swamped + underflowed)

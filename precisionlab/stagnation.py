@@ -330,13 +330,21 @@ def _reduce(columns: list[_Column]) -> list[Array]:
     """Each column brought together, all of them in one pass over memory.
 
     Separate sums would compute the masks, and the rounding behind them, once each; one reduction with many operands computes
-    them together, and integer operands still vectorize.
+    them together, and integer operands still vectorize. Where arrays may be sharded they stay separate: compilers partition a
+    reduction of one operand, and gather the whole of many.
     """
     if columns[0].terms.ndim == 0:
         return [column.terms for column in columns]
-    starts = tuple(jnp.int32(column.start) for column in columns)
+    axes = tuple(range(columns[0].terms.ndim))
+    if jax.device_count() > 1:
+        return [jax.lax.reduce(column.terms, np.int32(column.start), _ALONE[column.combine], axes) for column in columns]
+    starts = tuple(np.int32(column.start) for column in columns)
     combine = partial(_combined, tuple(column.combine for column in columns))
-    return list(jax.lax.reduce(tuple(column.terms for column in columns), starts, combine, tuple(range(columns[0].terms.ndim))))
+    return list(jax.lax.reduce(tuple(column.terms for column in columns), starts, combine, axes))
+
+
+_ALONE: dict[Any, Any] = {operator.add: jax.lax.add, jnp.minimum: jax.lax.min, jnp.maximum: jax.lax.max}
+"""The combinations as primitives, which a reduction of one operand has kernels for."""
 
 
 def _combined(combine: tuple[Any, ...], one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -347,8 +355,7 @@ def _sum(terms: Array) -> Array:
     """A float sum; as a product with ones where that is faster, since compilers must not reorder a plain one."""
     if terms.ndim < 2 or terms.size < 1 << 12:
         return jnp.sum(terms)
-    rows = terms.reshape(-1, terms.shape[-1])
-    return jnp.sum(jnp.matmul(rows, jnp.ones(rows.shape[-1], rows.dtype), precision=jax.lax.Precision.HIGHEST))
+    return jnp.sum(jnp.matmul(terms, jnp.ones(terms.shape[-1], terms.dtype), precision=jax.lax.Precision.HIGHEST))
 
 
 def _spacing(w_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:

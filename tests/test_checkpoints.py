@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from precisionlab._terminal import Failure
-from precisionlab.checkpoints import CheckpointError, compare, forecast, read_checkpoint, reading
+from precisionlab.checkpoints import CheckpointError, compare, forecast, read_checkpoint, stored
 from precisionlab.cli import cli
 from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E8M0FNU, FLOAT16, FLOAT32, FORMATS
 from precisionlab.landing import expected_lost_fraction
@@ -69,7 +69,7 @@ def weights(dtype: Any, n: int = 3001, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_safetensors_hold_the_bytes_written(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_PIECE", 100)
+    monkeypatch.setattr(stored, "_PIECE", 100)
     array = weights(DTYPES[kind])
     held = read_checkpoint(save(tmp_path / "m.safetensors", odd=np.array([True]), w=array.reshape(1, -1), scalar=array[0]))
     assert held.skipped == {"odd": "BOOL, not floating point"}
@@ -270,7 +270,7 @@ def test_one_piece_or_many_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     path = save(tmp_path / "m.safetensors", **big)
     whole, same = forecast(path, 1e-4), compare(path, path)
     for piece in (999, 39_999):
-        monkeypatch.setattr(reading, "_PIECE", piece)
+        monkeypatch.setattr(stored, "_PIECE", piece)
         assert repr(forecast(path, 1e-4)) == repr(whole)
         assert repr(compare(path, path)) == repr(same)
 
@@ -410,7 +410,7 @@ def test_what_only_one_side_has_and_what_differs(tmp_path: Path) -> None:
 
 
 def test_columns_are_compared_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_PIECE", 4)
+    monkeypatch.setattr(stored, "_PIECE", 4)
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.savez(tmp_path / "a.npz", w=array)
     np.savez(tmp_path / "b.npz", w=np.asfortranarray(array))
@@ -430,7 +430,7 @@ def strict(result: Result) -> dict[str, Any]:
 def test_forecast_json(tmp_path: Path) -> None:
     path = save(tmp_path / "m.safetensors", w=weights(np.float32), none=np.ones(0, np.float32), ids=np.arange(3))
     found = strict(run("forecast", path, "--lr", "1e-5", "--weight-decay", "0.1", "--formats", "float16, bfloat16", "--json"))
-    assert set(found) == {"checkpoint", "assumption", "rows", "totals", "skipped"}
+    assert set(found) == {"checkpoint", "choices", "assumption", "rows", "totals", "skipped"}
     assert [(row["tensor"], row["format"]) for row in found["rows"]] == [
         (name, fmt) for name in ("w", "none") for fmt in ("float16", "bfloat16")
     ]
@@ -480,7 +480,7 @@ def test_compare_json_and_table(tmp_path: Path) -> None:
     a = save(tmp_path / "a.safetensors", norm=norm, w=weights(np.float32), old=norm)
     b = save(tmp_path / "b.safetensors", norm=norm, w=weights(np.float32, seed=1), ids=np.arange(2))
     found = strict(run("compare", a, b, "--json"))
-    assert set(found) == {"a", "b", "rows", "total", "unmoved", "only_in_a", "only_in_b", "skipped"}
+    assert set(found) == {"a", "b", "choices", "rows", "total", "unmoved", "only_in_a", "only_in_b", "skipped"}
     assert {"tensor", "entries", "unchanged_fraction"} <= set(found["rows"][0])
     assert [row["constant"] for row in found["rows"]] == [1.0, None]
     said = run("compare", a, b)

@@ -11,7 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from precisionlab.checkpoints.reading import CheckpointError, Stored, read_checkpoint, require_some
+from precisionlab.checkpoints.reading import read_checkpoint
+from precisionlab.checkpoints.stored import CheckpointError, Stored, require_some
 
 __all__ = ["compare"]
 
@@ -32,7 +33,8 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
         - `nonfinite`: entries that are NaN or infinite in either
         - `constant`: the one value that all entries have in b; NaN if there are several (or fewer than two entries)
 
-        and `a`, `b`, `unmoved` (names of the tensors without any change), `only_in_a`, `only_in_b`, `skipped` (name: reason).
+        and `a`, `b` (what was read), `choices` (sentences: why that, of several), `unmoved` (names of the tensors without any
+        change), `only_in_a`, `only_in_b`, `skipped` (name: reason).
 
     Raises:
         CheckpointError: if one cannot be read, or no tensor can be compared.
@@ -66,8 +68,9 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
     if not rows:
         raise CheckpointError(f"compare: {a} and {b} share no tensor of one name, dtype and shape; name two of one model.")
     return {
-        "a": str(a),
-        "b": str(b),
+        "a": first.path,
+        "b": second.path,
+        "choices": [held.choice for held in (first, second) if held.choice],
         "rows": rows,
         "total": _shares(sums),
         "unmoved": [row["tensor"] for row in rows if row["unchanged_fraction"] == 1],
@@ -93,7 +96,9 @@ def _compare_entries(a: Stored, b: Stored) -> tuple[np.ndarray, float]:
     sign = word(1 << (8 * a.dtype.itemsize - 1))
     largest = np.array([ml_dtypes.finfo(a.dtype).max], a.dtype).view(word)[0]
     counts, only, constant = np.zeros(4, np.int64), None, a.entries > 1
-    for x, y in zip(a.pieces(), b.pieces(), strict=True):
+    alike = a.blocks is not None and b.blocks is not None and a.block == b.block
+    ways = [stored.blocks if alike and stored.blocks else stored.pieces for stored in (a, b)]
+    for x, y in zip(ways[0](), ways[1](), strict=True):
         x, y = x.view(word), y.view(word)
         only = y[0] if only is None else only
         constant = constant and bool((y == only).all())

@@ -1,4 +1,4 @@
-"""Other people's checkpoints, as tensors whose entries come a piece at a time.
+"""Other people's checkpoints, as tensors whose entries come a piece at a time: which reader a file or a folder needs.
 
 Files are mapped a piece at a time and never unpickled, so memory does not grow with them. Safetensors is read here, from its
 header: what is needed is an offset and a dtype for each tensor, to be mapped, bfloat16 and float8 included.
@@ -9,69 +9,36 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["Checkpoint", "CheckpointError", "Stored", "read_checkpoint", "require_some"]
+from precisionlab.checkpoints.orbax import read_orbax
+from precisionlab.checkpoints.stored import FLOATS, Checkpoint, CheckpointError, Stored, pieces_of, shown, spans
 
-_FLOATS: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-}
+__all__ = ["read_checkpoint"]
+
 _OTHERS: dict[str, int] = {"BOOL": 1, "I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
-_PIECE = 1 << 20  # entries mapped at a time
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or a question that cannot be asked of it; the message is one sentence."""
-
-
-class Stored(NamedTuple):
-    """A tensor of floats in a file.
-
-    Attributes:
-        dtype: the stored dtype, in native byte order.
-        shape: its shape.
-        pieces: starts over the entries, in the order of C: arrays of rank 1 with at most 2^20 entries each.
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    pieces: Callable[[], Iterator[np.ndarray]]
-
-    @property
-    def entries(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
-
-
-class Checkpoint(NamedTuple):
-    """The tensors of floats by name, and why any other one is left out."""
-
-    tensors: dict[str, Stored]
-    skipped: dict[str, str]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint without reading its numbers.
 
     Args:
-        path: a .safetensors or .npz file, the index of shards (model.safetensors.index.json), or a folder with one of these.
+        path: a .safetensors or .npz file, the index of shards (model.safetensors.index.json), a folder with one of these, or
+            an Orbax checkpoint: what its checkpointers wrote, or the steps of a manager, of which the newest is read.
 
     Returns:
-        What it holds. Tensors of integers, and of floats that numpy and ml_dtypes cannot name, are in `skipped`.
+        What it holds. Tensors of integers, and of floats other than float64, float32, float16, bfloat16, float8_e4m3fn and
+        float8_e5m2, are in `skipped`; so is the state of an optimizer in an Orbax checkpoint.
 
     Raises:
-        CheckpointError: if there is no such file, or it is truncated, damaged, or a pickle (which is never loaded).
+        CheckpointError: if there is no such file, or it is truncated, damaged, or a pickle (which is never loaded), or needs
+            tensorstore, which is not installed.
 
     Example:
         >>> import tempfile
@@ -83,7 +50,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        return _read(path)
+        held = _read(path)
+        return held if held.path else held._replace(path=str(path))
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read ({(error.strerror or str(error)).lower()}).") from error
 
@@ -108,7 +76,13 @@ def _read_folder(folder: Path) -> Checkpoint:
     if len(found) == 1:
         return _read(found[0])
     if not found:
-        raise CheckpointError(f"{folder} holds no checkpoint; allowed are *.safetensors.index.json, *.safetensors and *.npz.")
+        held = read_orbax(folder)
+        if held is None:
+            raise CheckpointError(
+                f"{folder} holds no checkpoint; allowed are *.safetensors.index.json, *.safetensors, *.npz and what Orbax "
+                "writes."
+            )
+        return held
     names = ", ".join(path.name for path in found[:3])
     raise CheckpointError(f"{folder} holds {len(found)} checkpoints ({names}{', ...' if found[3:] else ''}); name one of them.")
 
@@ -120,7 +94,7 @@ def _read_index(path: Path) -> Checkpoint:
         for name, shard in shards.items():
             if Path(shard).name != shard:  # never a file elsewhere
                 raise ValueError(shard)
-            wanted.setdefault(shard, []).append(_shown(path, name))
+            wanted.setdefault(shard, []).append(shown(path, name))
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -138,13 +112,6 @@ def _read_index(path: Path) -> Checkpoint:
     return whole
 
 
-def _shown(path: Path, name: str) -> str:
-    """A name from a file, unless it would disturb a terminal."""
-    if not name.isprintable():
-        raise CheckpointError(f"{path} is damaged: it names a tensor or dtype {name!a}, which cannot be printed.")
-    return name
-
-
 def _read_safetensors(path: Path) -> Checkpoint:
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -158,9 +125,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is no safetensors file: its header is not a JSON object.") from error
     held, data = Checkpoint({}, {}), 8 + length
     for name, entry in header.items():
-        _shown(path, name)
+        shown(path, name)
         try:
-            kind, shape, (begin, end) = _shown(path, str(entry["dtype"])), tuple(entry["shape"]), entry["data_offsets"]
+            kind, shape, (begin, end) = shown(path, str(entry["dtype"])), tuple(entry["shape"]), entry["data_offsets"]
             whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end)) and begin <= end
         except CheckpointError:
             raise
@@ -170,23 +137,22 @@ def _read_safetensors(path: Path) -> Checkpoint:
             raise CheckpointError(f'{path}: the header of "{name}" is damaged; it must hold dtype, shape and data_offsets.')
         if data + end > size:
             raise CheckpointError(f'{path} is truncated: "{name}" ends at byte {data + end} of {size}; copy it again.')
-        bytes_each = np.dtype(_FLOATS[kind]).itemsize if kind in _FLOATS else _OTHERS.get(kind)
+        bytes_each = np.dtype(FLOATS[kind]).itemsize if kind in FLOATS else _OTHERS.get(kind)
         if bytes_each is not None and math.prod(shape) * bytes_each != end - begin:
             needed = math.prod(shape) * bytes_each
             raise CheckpointError(f'{path} is damaged: "{name}" has {end - begin} bytes, {kind} of shape {shape} has {needed}.')
-        if kind in _FLOATS:
-            dtype = np.dtype(_FLOATS[kind])
+        if kind in FLOATS:
+            dtype = np.dtype(FLOATS[kind])
             held.tensors[name] = Stored(dtype, shape, partial(_mapped, path, dtype, data + begin, math.prod(shape)))
         else:
-            unread = "not floating point" if kind in _OTHERS else f"not among {', '.join(_FLOATS)}"
+            unread = "not floating point" if kind in _OTHERS else f"not among {', '.join(FLOATS)}"
             held.skipped[name] = f"{kind}, {unread}"
     return held
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], offset: int, entries: int) -> Iterator[np.ndarray]:
     """Each piece is a mapping of its own: the pages of those before do not stay in memory."""
-    for start in range(0, entries, _PIECE):
-        count = min(_PIECE, entries - start)
+    for start, count in spans(entries):
         try:
             raw = np.memmap(path, np.uint8, "r", offset + start * dtype.itemsize, (count * dtype.itemsize,))
         except (OSError, ValueError) as error:
@@ -207,11 +173,11 @@ def _read_npz(path: Path) -> Checkpoint:
             for member in members:
                 with archive.open(member) as file:
                     shape, fortran, dtype = _npy_header(file)
-                name = _shown(path, member.removesuffix(".npy"))
+                name = shown(path, member.removesuffix(".npy"))
                 if dtype == np.dtype("V2"):  # what numpy writes for bfloat16, the only such dtype that is not its own
                     dtype = np.dtype(ml_dtypes.bfloat16)
                 native = dtype.newbyteorder("=")
-                if native in [np.dtype(known) for known in _FLOATS.values()]:
+                if native in [np.dtype(known) for known in FLOATS.values()]:
                     held.tensors[name] = Stored(native, shape, partial(_unzipped, path, member, dtype, shape, fortran))
                 else:
                     raw = "raw bytes whose format numpy did not keep" if dtype.kind == "V" else "not floating point"
@@ -251,24 +217,15 @@ def _unzipped(path: Path, member: str, dtype: np.dtype[Any], shape: tuple[int, .
     entries, native = math.prod(shape), dtype.newbyteorder("=")
     # Compared entry by entry, columns must become rows, which takes the whole tensor.
     columns = fortran and len(shape) > 1
-    step = max(entries, 1) if columns else _PIECE
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             _npy_header(file)
-            for start in range(0, entries, step):
-                count = min(step, entries - start)
+            for _, count in [(0, entries)] if columns else spans(entries):
                 raw = file.read(count * dtype.itemsize)
                 if len(raw) != count * dtype.itemsize:
                     raise EOFError(f"{member} ends early")
                 values = np.frombuffer(raw, dtype).astype(native, copy=False)
                 rows = values.reshape(shape, order="F").ravel() if columns else values
-                yield from (rows[first : first + _PIECE] for first in range(0, count, _PIECE))
+                yield from pieces_of(rows)
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _damaged(path, error) from error
-
-
-def require_some(held: Checkpoint, where: str) -> None:
-    """Raise unless a checkpoint holds a tensor of floats that could be read."""
-    if not held.tensors:
-        names = f" ({', '.join(f'{name}: {why}' for name, why in list(held.skipped.items())[:3])})" if held.skipped else ""
-        raise CheckpointError(f"{where} holds no tensor of floats{names}; name a checkpoint that has some.")

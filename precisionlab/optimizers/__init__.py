@@ -9,6 +9,7 @@
 """
 
 from precisionlab.optimizers.compensated import KahanState, kahan
+from precisionlab.optimizers.components import TwoComponentsState, two_components
 from precisionlab.optimizers.grid import RoundParamsState, round_params
 from precisionlab.optimizers.masters import MasterWeightsState, master_weights
 from precisionlab.optimizers.moments import RoundStateState, round_state
@@ -24,6 +25,7 @@ __all__ = [
     "RoundStateState",
     "StateRecord",
     "TrackState",
+    "TwoComponentsState",
     "apply_updates",
     "kahan",
     "master_weights",
@@ -32,4 +34,5 @@ __all__ = [
     "stagnation",
     "stored_sum",
     "track",
+    "two_components",
 ]

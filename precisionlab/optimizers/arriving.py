@@ -44,8 +44,9 @@ class Arrival(NamedTuple):
 
 def start_arrival(weights: list[Array]) -> Arrival:
     """Before the first update."""
-    nothing = jnp.zeros(sum(_count(leaf) for leaf in weights), jnp.float32)
-    return Arrival(nothing, nothing, nothing, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
+    count = sum(_count(leaf) for leaf in weights)
+    before, update, expected = (jnp.zeros(count, jnp.float32) for _ in range(3))  # apart: a buffer is donated once
+    return Arrival(before, update, expected, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
 
 
 def departed(arrival: Arrival, weights: list[Array], updates: list[Array], sums: list[Array]) -> Arrival:
@@ -115,8 +116,16 @@ def _sampled(leaves: list[Array]) -> Array:
 
 def _corner(leaf: Array) -> Array:
     count = _count(leaf)
-    if leaf.ndim:
-        leaf = leaf[(0,) * (leaf.ndim - 1)][:count] if leaf.size else leaf.reshape(-1)
+    if leaf.ndim and leaf.size:
+        row = (0,) * (leaf.ndim - 1)
+        if jax.device_count() > 1:
+            # Of a sharded leaf a gather brings these entries, a slice all of it.
+            typed = jax.typeof(leaf).sharding
+            explicit = any(axis is not None for axis in typed.spec)
+            place = jax.NamedSharding(typed.mesh, jax.P(None)) if explicit else None
+            leaf = leaf.at[(*row, jnp.arange(count))].get(out_sharding=place)
+        else:
+            leaf = leaf[row][:count]
     values = widened(leaf.reshape(-1)).astype(jnp.float32)
     axes = axes_of(values)
     if not axes:

@@ -67,6 +67,7 @@ def look(
     *,
     detail: bool,
     directions: bool = False,
+    kept: bool = False,
 ) -> Looked:
     """Tell the fates of the entries of a tree.
 
@@ -77,6 +78,7 @@ def look(
         key: the random bits of stochastic rounding.
         detail: whether sums and histograms are wanted.
         directions: whether rising and falling are to be told apart.
+        kept: whether anything keeps what does not land.
     """
     own, others = [], {name: [] for name in formats}
     for index, sight in enumerate(sights):
@@ -97,13 +99,14 @@ def look(
             nearest, chance = found[2 * number : 2 * number + 2]
             column.append((nearest._replace(invisible=None), chance, nearest))
 
-    def packed(tallies: Sequence[Tally | None]) -> PackedTallies:
-        pairs = zip(sights, tallies, strict=True)
-        dtypes = tuple(sight.old.dtype.name for sight, tally in pairs if sight is not None and tally is not None)
-        return pack(jax.tree.unflatten(structure, tallies), dtypes)
+    def packed(tallies: Sequence[Tally | None], kept: bool) -> PackedTallies:
+        return pack(jax.tree.unflatten(structure, tallies), detail=detail, directions=directions, kept=kept)
 
-    by_rounding = [{name: packed([row[place] for row in column]) for name, column in others.items()} for place in range(3)]
-    return Looked(packed(own), *by_rounding)
+    by_rounding = [
+        {name: packed([row[place] for row in column], rounding == "compensated") for name, column in others.items()}
+        for place, rounding in enumerate(ROUNDINGS)
+    ]
+    return Looked(packed(own, kept), *by_rounding)
 
 
 def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
@@ -145,8 +148,7 @@ def above_floor(w: Array, u: Array, fmt: Format) -> Bool[Array, "..."]:
 
 def axes_of(*arrays: Array) -> tuple[str, ...]:
     """The mesh axes along which these arrays differ inside `jax.shard_map`; none elsewhere."""
-    axes = {axis for array in arrays for axis in getattr(jax.typeof(array), "vma", ())}
-    return tuple(sorted(axes))
+    return tuple(sorted({axis for array in arrays for axis in jax.typeof(array).manual_axis_type.varying}))
 
 
 def _everywhere(tally: Tally, axes: tuple[str, ...]) -> Tally:
@@ -158,10 +160,8 @@ def _everywhere(tally: Tally, axes: tuple[str, ...]) -> Tally:
         if value is None:
             return None
         gather = {"finest": jax.lax.pmin, "coarsest": jax.lax.pmax}.get(name, jax.lax.psum)
-        mine = tuple(axis for axis in axes if axis in getattr(jax.typeof(value), "vma", ()))
-        rest = tuple(axis for axis in axes if axis not in mine)
-        value = jax.lax.pcast(value, rest, to="varying") if rest else value
-        return gather(value, axes)
+        same = tuple(axis for axis in axes if axis not in axes_of(value))
+        return gather(jax.lax.pcast(value, same, to="varying") if same else value, axes)
 
     return Tally(*(together(name, value) for name, value in zip(Tally._fields, tally, strict=True)))
 

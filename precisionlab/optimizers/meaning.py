@@ -156,10 +156,10 @@ def kept_alone(inner: optax.GradientTransformationExtraArgs, state: Any, params:
         stored = [jax.tree.leaves(inner.update(nothing, held(value), nothing)[1]) for value in (0.0, 1.0)]
         return Kept(row(meant), row(stored))
 
-    unknown = jnp.full(len(leaves), jnp.nan, jnp.float32)
+    unknown = Kept(*(jnp.full(len(leaves), jnp.nan, jnp.float32) for _ in Kept._fields))
     if not places:
-        return Kept(unknown, unknown)
+        return unknown
     try:
         return jax.jit(responses)()
     except Exception:  # An optimizer may ask for what only a real update has; then nothing is known.
-        return Kept(unknown, unknown)
+        return unknown

@@ -87,10 +87,10 @@ def round_state(
             ) from error
         key = step_key(mode, seed, number)
         leaves, structure = jax.tree.flatten(state)
-        pairs = enumerate(zip(leaves, structure.flatten_up_to(owned), strict=True))
+        mine = jax.tree.leaves(jax.tree.map(lambda floats, part: jax.tree.map(lambda _: floats, part), owned, state))
         stored = [
             round_to(widened(leaf), fmt, mode, key=leaf_key(key, index)).astype(leaf.dtype) if floats else leaf
-            for index, (leaf, floats) in pairs
+            for index, (leaf, floats) in enumerate(zip(leaves, mine, strict=True))
         ]
         return jax.tree.unflatten(structure, stored)
 

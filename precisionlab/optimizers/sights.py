@@ -15,6 +15,7 @@ from precisionlab.optimizers.meaning import Leaf, meant_state, state_leaves
 from precisionlab.optimizers.roundings import reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.storing import grids_of_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
+from precisionlab.packing import PackedTallies
 from precisionlab.stagnation import widened
 
 __all__ = ["Asked", "Event", "floating", "look_at_nothing", "look_at_state", "look_at_weights", "weights_and_updates"]
@@ -71,7 +72,8 @@ def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Lo
     def looks(params: PyTree[Array], state: Any) -> Any:
         event, key = Event(params, params, params, state, state, {}), jax.random.key(0)
         meant = [widened(leaf) if is_floating(leaf) else leaf for leaf in jax.tree.leaves(state)]
-        return _look_at_weights(asked, event, params, key), _look_at_state(asked, event, meant, key)
+        seen = None if asked.state is False else _look_at_state(asked, event, meant, key)
+        return _look_at_weights(asked, event, params, key), seen
 
     shapes = jax.eval_shape(looks, params, state)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -96,7 +98,8 @@ def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNG
         grids_of_weights(list(_by_path(weights)), event.before),
         strict=True,
     )
-    return look([Sight(*row) for row in rows], structure, asked.formats, key, detail=asked.detail)
+    kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
+    return look([Sight(*row) for row in rows], structure, asked.formats, key, detail=asked.detail, kept=kept)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -130,15 +133,13 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
     return _look_at_state(asked, event, meant_state(*arguments) if narrow else jax.tree.leaves(event.after), key)
 
 
-def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNGKeyArray) -> Looked | None:
-    if asked.state is False:
-        return None
+def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNGKeyArray) -> Looked:
     old, structure = jax.tree.flatten(event.before)
     rows = zip(state_leaves(event.before), old, meant, jax.tree.leaves(event.after), strict=True)
     sights = [_state_sight(asked, *row) for row in rows]
-    if all(sight is None for sight in sights):
-        return None
-    return look(sights, structure, asked.formats, key, detail=asked.detail, directions=True)
+    seen = look(sights, structure, asked.formats, key, detail=asked.detail, directions=True)
+    # The state itself tells the tree, and a second one with its names would confuse those who search it.
+    return jax.tree.map(lambda packed: packed._replace(tree=None), seen, is_leaf=lambda node: isinstance(node, PackedTallies))
 
 
 def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new: Array) -> Sight | None:

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from precisionlab._typing import Array, Int, PyTree
 from precisionlab.formats import FORMATS
 from precisionlab.optimizers.meaning import state_leaves
 from precisionlab.optimizers.roundings import rounding_states, rounds_weights
-from precisionlab.packing import PackedTallies
+from precisionlab.stagnation import Tally, by_path
 
-__all__ = ["Storage", "Stored", "grids_of_weights", "storage_of"]
+__all__ = ["Storage", "Stored", "check_whole", "grids_of_weights", "storage_of", "store_description"]
+
+_DTYPES = tuple(FORMATS)
 
 
 class Stored(NamedTuple):
@@ -37,16 +41,44 @@ class Storage:
     state: tuple[tuple[str, Stored], ...]
 
 
-def storage_of(weights: PackedTallies, state: Any) -> Storage:
+def store_description(leaves: Sequence[Array]) -> Int[Array, "..."]:
+    """The dtypes and sizes of some arrays, as an array that a state can hold: (leaves, 2)."""
+    rows = [(_DTYPES.index(leaf.dtype.name), leaf.size % 2**31) for leaf in leaves]
+    return jnp.array(rows, jnp.int32).reshape(-1, 2)
+
+
+def check_whole(tallies: PyTree[Tally], description: Any) -> None:
+    """Refuse tallies of a part of the weights.
+
+    Raises:
+        ValueError: if they count fewer entries than the weights had.
+    """
+    held = list(by_path(tallies).items())
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((held, description))):
+        return
+    for (path, tally), (_, size) in zip(held, np.asarray(description), strict=True):
+        entries = int(np.sum(np.asarray(tally.entries, np.int64)))
+        if entries and entries < size:
+            raise ValueError(
+                f"stagnation: the record counts {entries} of the {size} entries of {path or 'the array'}: those of one shard. "
+                f"Inside jax.shard_map, `track` counts over all shards only with check_vma=True, the default."
+            )
+
+
+def storage_of(weights: PyTree[Any], description: Any, state: Any) -> Storage | None:
     """The storage of the weights that were counted and of an optimizer's state; grids that are traced count as their dtypes.
 
     Args:
-        weights: their tallies.
+        weights: a tree with one leaf for each weight.
+        description: of them, see `store_description`; nothing is known while it is traced.
         state: the optimizer's.
     """
-    paths = list(_paths(jax.tree.unflatten(weights.structure, [0] * weights.structure.num_leaves)))
+    if isinstance(description, Tracer):
+        return None
+    dtypes = [_DTYPES[code] for code, _ in np.asarray(description)]
+    paths = list(_paths(weights))
     grids = grids_of_weights(paths, state)
-    mine = tuple((path, _stored(grid, dtype)) for path, grid, dtype in zip(paths, grids, weights.dtypes, strict=True))
+    mine = tuple((path, _stored(grid, dtype)) for path, grid, dtype in zip(paths, grids, dtypes, strict=True))
     leaves = zip(state_leaves(state), jax.tree_util.tree_leaves_with_path(state), strict=True)
     theirs = tuple((_path(path), _stored(place.grid, leaf.dtype.name)) for place, (path, leaf) in leaves if place is not None)
     return Storage(mine, theirs)

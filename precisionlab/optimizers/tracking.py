@@ -14,7 +14,7 @@ from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.checks import check_numbers
 from precisionlab.formats import Format, name_of
 from precisionlab.optimizers.arriving import Arrival, arrived, departed, misplacement, start_arrival
-from precisionlab.optimizers.meaning import Kept, kept_alone
+from precisionlab.optimizers.meaning import Kept, kept_alone, state_leaves
 from precisionlab.optimizers.roundings import check_optimizer
 from precisionlab.optimizers.sights import (
     Asked,
@@ -25,9 +25,9 @@ from precisionlab.optimizers.sights import (
     look_at_weights,
     weights_and_updates,
 )
-from precisionlab.optimizers.storing import Storage, storage_of
+from precisionlab.optimizers.storing import Storage, check_whole, storage_of, store_description
 from precisionlab.optimizers.sums import stored_sum
-from precisionlab.packing import PackedTallies, lost_fractions, unpack
+from precisionlab.packing import PackedTallies, lost_fractions, refilled, skeleton, unpack
 from precisionlab.randomness import fold
 from precisionlab.stagnation import Tally
 
@@ -75,9 +75,9 @@ class Record(NamedTuple):
         reads: how many updates were looked at.
         recent: for each leaf of the parameters the `lost_fraction`, averaged over the last hundred reads in which anything
             was asked of it (a running mean; NaN if nothing ever was).
-        state: the same for the optimizer's own state; None if there is nothing to see.
+        state: the same for the optimizer's own state; None with `state=False`.
         arrival: whether the weights went where the tallies say.
-        storage: the formats that weights and state are stored in, by path.
+        storage: the formats that weights and state are stored in, by path; None in a record taken under a transformation.
     """
 
     step: Int[Array, ""]
@@ -90,14 +90,14 @@ class Record(NamedTuple):
     recent: PyTree[Array]
     state: StateRecord | None
     arrival: Arrival
-    storage: Storage | None = None
+    storage: Storage | Any
 
 
 class TrackState(NamedTuple):
     """The state of `track`: the wrapped optimizer's own, the updates counted so far, and the latest record, packed."""
 
     inner: Any
-    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    updates: Int[Array, ""]
     record: Record
 
 
@@ -158,11 +158,20 @@ def track(
         floats = floating(params)
         moved = start_ages(floats) if ages else None
         arrival = start_arrival(jax.tree.leaves(floats))
-        none = jnp.int32(0)
         record = Record(
-            none, weights.tally, weights.what_if, moved, *weights[2:], none, lost_fractions(weights.tally), remembered, arrival
+            jnp.int32(0),
+            weights.tally,
+            weights.what_if,
+            moved,
+            weights.stochastic,
+            weights.compensated,
+            jnp.int32(0),
+            lost_fractions(weights.tally),
+            remembered,
+            arrival,
+            store_description(jax.tree.leaves(floats)),
         )
-        return TrackState(inner_state, none, record)
+        return TrackState(inner_state, jnp.int32(0), record)
 
     def update(
         updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None, **extra: Any
@@ -172,12 +181,12 @@ def track(
         given, record = updates, state.record
         updates, after = inner.update(updates, state.inner, params, **extra)
         event = Event(params, given, updates, state.inner, after, extra)
-        count = state.count + 1
+        number = state.updates + 1
         weights, steps = weights_and_updates(params, updates)
         arrival = arrived(record.arrival, jax.tree.leaves(weights))
 
         def looked() -> Record:
-            key, reads = fold(jax.random.key(0), count), record.reads + 1
+            key, reads = fold(jax.random.key(0), number), record.reads + 1
             seen = look_at_weights(asked, event, fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
             if mine is not None and memory is not None:
@@ -185,15 +194,19 @@ def track(
             sums = jax.tree.map(stored_sum, weights, steps)
             leaving = departed(arrival, *map(jax.tree.leaves, (weights, steps, sums)))
             recent = _averaged(record.recent, seen.tally, reads)
-            return Record(count, seen.tally, seen.what_if, record.ages, *seen[2:], reads, recent, mine, leaving)
+            found = Record(
+                number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, recent, mine, leaving, record.storage
+            )
+            # In the containers of the first record: parameters may come boxed to `init` and bare to `update`.
+            return jax.tree.unflatten(jax.tree.structure(record), jax.tree.leaves(found))
 
         def unread() -> Record:
             return record._replace(arrival=arrival)
 
-        latest = looked() if every == 1 else jax.lax.cond(count % every == 0, looked, unread)
+        latest = looked() if every == 1 else jax.lax.cond(number % every == 0, looked, unread)
         if record.ages is not None:
             latest = latest._replace(ages=update_ages(record.ages, weights, jax.tree.map(stored_sum, weights, steps)))
-        return updates, TrackState(after, count, latest)
+        return updates, TrackState(after, number, latest)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -254,15 +267,34 @@ def stagnation(opt_state: Any) -> Record:
         if sentence is not None:
             warnings.warn(f"stagnation: {sentence}", MisplacedWarning, stacklevel=2)
 
-    def unpacked(seen: Any) -> dict[str, Any]:
-        tallies = {"tally": unpack(seen.tally), "recent": jax.tree.unflatten(seen.tally.structure, list(seen.recent))}
-        return tallies | {
-            name: {fmt: unpack(held) for fmt, held in getattr(seen, name).items()}
-            for name in ("what_if", "stochastic", "compensated")
-        }
-
     state, inner = record.state, found[0].inner
+    latest = record._replace(**_unpacked(record))
+    check_whole(latest.tally, record.storage)
     if state is not None:
+        placed = jax.tree.map(
+            lambda node: node._replace(tree=_state_tree(inner, node)) if _is_packed(node) else node, state, is_leaf=_is_packed
+        )
         rows = [Kept(*row) for row in zip(state.kept.meant, state.kept.stored, strict=True)]
-        state = state._replace(**unpacked(state), kept=jax.tree.unflatten(jax.tree.structure(inner), rows))
-    return record._replace(**unpacked(record), state=state, storage=storage_of(record.tally, inner))
+        kept = jax.tree.unflatten(jax.tree.structure(inner), rows)
+        latest = latest._replace(state=state._replace(**_unpacked(placed), kept=kept))
+    return latest._replace(storage=storage_of(latest.recent, record.storage, inner))
+
+
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, PackedTallies)
+
+
+def _state_tree(state: Any, packed: PackedTallies) -> PyTree[Any]:
+    """The tree of the leaves of a state that were counted: all that can stagnate, or the narrow ones."""
+    places = state_leaves(state)
+    if sum(place is not None for place in places) != packed.fates.shape[-2]:
+        places = [place if place is not None and place.narrow else None for place in places]
+    return skeleton(jax.tree.unflatten(jax.tree.structure(state), [None if place is None else 0 for place in places]))
+
+
+def _unpacked(seen: Any) -> dict[str, Any]:
+    tallies = {"tally": unpack(seen.tally), "recent": refilled(seen.tally.tree, list(seen.recent))}
+    return tallies | {
+        name: {fmt: unpack(held) for fmt, held in getattr(seen, name).items()}
+        for name in ("what_if", "stochastic", "compensated")
+    }
