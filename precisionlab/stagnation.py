@@ -297,9 +297,9 @@ def _plan(case: Case) -> _Plan:
 
     def finish(results: list[Array]) -> Tally:
         found = dict(zip(columns, results, strict=True))
-        underflowed = found.get("underflowed", jnp.int32(0))
+        underflowed = found["underflowed"] if "underflowed" in found else jnp.int32(0)
         # The fates are exclusive, so what is left over needs no mask of its own.
-        nonfinite = jnp.int32(w.size) - found["landed"] - found["stagnated"] - found["zero"]
+        nonfinite = np.int32(w.size) - found["landed"] - found["stagnated"] - found["zero"]
         counts = Tally(
             found["landed"],
             found["stagnated"] - underflowed,

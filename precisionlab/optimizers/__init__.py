@@ -8,6 +8,7 @@
     total(record.tally).stagnated_fraction
 """
 
+from precisionlab.optimizers.advising import Advice, advise
 from precisionlab.optimizers.compensated import KahanState, kahan
 from precisionlab.optimizers.components import TwoComponentsState, two_components
 from precisionlab.optimizers.grid import RoundParamsState, round_params
@@ -17,6 +18,7 @@ from precisionlab.optimizers.sums import apply_updates, stored_sum
 from precisionlab.optimizers.tracking import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
 
 __all__ = [
+    "Advice",
     "KahanState",
     "MasterWeightsState",
     "MisplacedWarning",
@@ -26,6 +28,7 @@ __all__ = [
     "StateRecord",
     "TrackState",
     "TwoComponentsState",
+    "advise",
     "apply_updates",
     "kahan",
     "master_weights",
