@@ -1,8 +1,9 @@
 """What does watching cost?
 
-A whole Adam step (loss, gradient, update) of a multilayer perceptron 64-width-width-10, batch 64, as it is and wrapped in
-`track`: the counts of all fates in every step, the whole record (masses, descent quality, histogram) in every step, and in one
-step of ten. Run with `python -m benchmarks.tracking`.
+A whole Adam step (loss, gradient, update), as it is and wrapped in `track`: perceptrons 64-width-width-10 at batch 64,
+and a byte-level transformer (2 layers, width 128, 16 x 64 tokens). The counts of all fates in every step, the whole record
+(masses, descent quality, histogram) in every step and in one step of ten, and what three other formats would lose. Run with
+`python -m benchmarks.tracking`.
 """
 
 from collections.abc import Callable
@@ -20,21 +21,33 @@ WIDTHS = (64, 256, 512, 1024)
 STEPS = 10
 """Steps in one timed call: a multiple of ten, so that one read in ten is counted whole."""
 
+FORMATS = [pl.BFLOAT16, pl.FLOAT16, pl.FLOAT8_E4M3FN]
 
-def training(optimizer: optax.GradientTransformation, width: int) -> Callable[[], Any]:
-    """A case that makes ten steps, one dispatch each, in place."""
-    params = mlp_init(jax.random.key(0), (64, width, width, 10))
+
+def perceptron(width: int) -> tuple[Any, Callable[[Any], Any]]:
+    """Parameters and their loss."""
     images, labels = jax.random.uniform(jax.random.key(1), (64, 64)), jax.random.randint(jax.random.key(2), (64,), 0, 10)
+    params = mlp_init(jax.random.key(0), (64, width, width, 10))
+    return params, lambda weights: cross_entropy(mlp_apply(weights, images), labels)
 
-    def loss(weights: Any) -> Any:
-        return cross_entropy(mlp_apply(weights, images), labels)
+
+def transformer() -> tuple[Any, Callable[[Any], Any]]:
+    """Parameters and their loss."""
+    problem = pl.problems.text(context=64, width=128, heads=4, layers=2, batch_size=16)
+    batch = problem.batch(jax.random.key(1))
+    return problem.init(jax.random.key(0)), lambda weights: problem.loss(weights, batch)
+
+
+def training(optimizer: optax.GradientTransformation, model: tuple[Any, Callable[[Any], Any]]) -> Callable[[], Any]:
+    """A case that makes ten steps, one dispatch each, in place."""
+    params, loss = model
 
     def step(weights: Any, state: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(jax.grad(loss)(weights), state, weights)
         return optax.apply_updates(weights, updates), state
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
-    held = [(params, optimizer.init(params))]
+    held = [(jax.tree.map(jnp.copy, params), optimizer.init(params))]
 
     def call() -> Any:
         for _ in range(STEPS):
@@ -46,24 +59,24 @@ def training(optimizer: optax.GradientTransformation, width: int) -> Callable[[]
 
 def main() -> bool:
     """Measure, print, and say whether every claim was met."""
+    adam, track = optax.adam(1e-3), pl.optimizers.track
     met = True
-    for width in WIDTHS:
-        adam = optax.adam(1e-3)
-        cases = {
-            "untracked": training(adam, width),
-            "fates, every step": training(pl.optimizers.track(adam, detail=False), width),
-            "whole record, every step": training(pl.optimizers.track(adam), width),
-            "fates, one in ten": training(pl.optimizers.track(adam, every=10, detail=False), width),
-            "whole record, one in ten": training(pl.optimizers.track(adam, every=10), width),
+    models = {f"width {width}": perceptron(width) for width in WIDTHS} | {"transformer": transformer()}
+    for name, model in models.items():
+        tracked = {
+            "fates, every step": (track(adam, detail=False), 1.4 if name == "width 64" else 1.2),
+            "whole record, every step": (track(adam), 1.2),
+            "fates, one in ten": (track(adam, every=10, detail=False), 1.05),
+            "whole record, one in ten": (track(adam, every=10), 1.05),
+            "fates in three formats, every step": (track(adam, FORMATS, detail=False), None),
+            "fates in three formats, one in ten": (track(adam, FORMATS, every=10, detail=False), 1.4),
+            "whole record in three formats, one in ten": (track(adam, FORMATS, every=10), 1.4),
         }
-        claims = [
-            Claim("fates, every step", "untracked", 1.4 if width < 256 else 1.2),
-            Claim("whole record, every step", "untracked", 1.5),
-            Claim("fates, one in ten", "untracked", 1.05),
-            Claim("whole record, one in ten", "untracked", 1.05),
-        ]
-        times = measure(cases, repeats=15 if width >= 512 else 31)
-        met &= report(f"tracked Adam, width {width}", times, dict.fromkeys(times, STEPS * 1e-3), "ms/step", claims)
+        cases = {"untracked": training(adam, model)}
+        cases |= {case: training(optimizer, model) for case, (optimizer, _) in tracked.items()}
+        claims = [Claim(case, "untracked", bound) for case, (_, bound) in tracked.items()]
+        times = measure(cases, repeats=31 if name in ("width 64", "width 256") else 9)
+        met &= report(f"tracked Adam, {name}", times, dict.fromkeys(times, STEPS * 1e-3), "ms/step", claims)
     return met
 
 

@@ -11,6 +11,7 @@ from precisionlab.arithmetic import (
     error_profile,
     simulate,
 )
+from precisionlab.averages import counter_limit, is_ratchet, largest_decay, stall_level, stored_decay
 from precisionlab.blocks import (
     BLOCK_FORMATS,
     MXFP4,
@@ -25,6 +26,7 @@ from precisionlab.blocks import (
     round_blocks,
 )
 from precisionlab.checks import DoubleRoundingWarning, check_format
+from precisionlab.fates import HISTOGRAM_EDGES, Tally, by_path, total
 from precisionlab.formats import (
     BFLOAT16,
     FLOAT4_E2M1FN,
@@ -82,7 +84,7 @@ from precisionlab.policy import PLACEMENTS, Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
 from precisionlab.rules import Rules
-from precisionlab.stagnation import HISTOGRAM_EDGES, Tally, by_path, tally, total
+from precisionlab.stagnation import tally
 from precisionlab.training import Record, State, make_step, start
 
 __all__ = [
@@ -137,6 +139,7 @@ __all__ = [
     "check_format",
     "chunks",
     "counter_hash",
+    "counter_limit",
     "dot",
     "downward",
     "dynamic_loss_scale",
@@ -145,7 +148,9 @@ __all__ = [
     "finite_values",
     "fixed_point",
     "ieee_format",
+    "is_ratchet",
     "landing_threshold",
+    "largest_decay",
     "make_step",
     "mean_age",
     "mode_name",
@@ -165,11 +170,13 @@ __all__ = [
     "scale_loss",
     "simulate",
     "stack_formats",
+    "stall_level",
     "start",
     "start_ages",
     "static_loss_scale",
     "stochastic",
     "stochastic_bits",
+    "stored_decay",
     "sweep",
     "sweep_chunks",
     "tally",

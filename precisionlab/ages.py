@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, Float, Int, PyTree
-from precisionlab.carriers import CARRIERS, to_bits
-from precisionlab.stagnation import ratio, widened
+from precisionlab.carriers import CARRIERS, to_bits, widened
+from precisionlab.fates import ratio
 
 __all__ = ["Ages", "mean_age", "never_moved_fraction", "start_ages", "update_ages"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "power_of_two",
     "to_bits",
     "uncontracted",
+    "widened",
 ]
 
 
@@ -112,6 +113,14 @@ def to_bits(x: Array, carrier: Carrier) -> Array:
 def from_bits(bits: Array, carrier: Carrier) -> Array:
     """Carrier values from their bits."""
     return lax.bitcast_convert_type(bits, carrier.dtype)
+
+
+def widened(x: Array) -> Array:
+    """Stored values as values of their carrier: float64 stays, everything narrower becomes float32, exactly."""
+    if x.dtype.name in CARRIERS:
+        return x
+    # Behind a barrier the narrow value is what was stored; without it the compiler may see through the cast that made it.
+    return lax.optimization_barrier(x).astype(jnp.float32)
 
 
 def as_float64(x: Array) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, Bool, Float, Int, PyTree
-from precisionlab.stagnation import widened
+from precisionlab.carriers import widened
 
 __all__ = [
     "LossScale",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.stagnation import HISTOGRAM_EDGES, Tally, ratio
+from precisionlab.fates import HISTOGRAM_EDGES, Tally, ratio
 
 __all__ = ["PackedTallies", "lost_fractions", "pack", "refilled", "skeleton", "unpack"]
 

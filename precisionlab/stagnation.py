@@ -17,9 +17,10 @@ Beside the counts a `Tally` holds sums from which the rates follow: the share of
 quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bins below -1 are what round-to-nearest loses.
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,118 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.carriers import CARRIERS, Carrier, as_float64, to_bits
+from precisionlab.carriers import CARRIERS, Carrier, as_float64, to_bits, widened
+from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally
 
-__all__ = [
-    "HISTOGRAM_EDGES",
-    "NO_GAP",
-    "Case",
-    "Tally",
-    "by_path",
-    "ratio",
-    "tally",
-    "tally_cases",
-    "total",
-    "widened",
-]
-
-HISTOGRAM_EDGES: tuple[int, ...] = tuple(range(-16, 9))
-"""Edges of the bins of floor(log2(|u| / ulp(w))); the first and the last bin take in everything beyond."""
+__all__ = ["Case", "tally", "tally_cases"]
 
 _BINS = len(HISTOGRAM_EDGES) - 1
-
-NO_GAP = 1 << 20
-"""`Tally.finest` where nothing was stuck, and minus `Tally.coarsest`: beyond every exponent."""
-
-
-class Tally(NamedTuple):
-    """Counts and sums over the entries of one leaf (or of several, added up); every field is a scalar but the histogram.
-
-    Attributes:
-        landed, swamped, underflowed, zero: entries by fate.
-        nonfinite: entries where the weight before, the update or the weight after is infinite or NaN.
-        update_mass: sum of |u| over finite entries, in the units of the weights.
-        stagnated_mass: the same sum over swamped and underflowed entries.
-        moved_along: the inner product <w' - w, u>.
-        update_square: the inner product <u, u>.
-        histogram: entries with u != 0 by floor(log2(|u| / ulp(w))), see `HISTOGRAM_EDGES`.
-        finest, coarsest: log2 of the smallest and of the largest ulp(w) among stagnated entries, `NO_GAP` and `-NO_GAP` if
-            there are none. A step must exceed half an ulp to land: 2^(finest-1) moves the first, 2^(coarsest-1) the last.
-        invisible: stagnated entries whose update something wider has kept; None where nothing keeps any.
-        falling: entries with u < 0, and
-        fell: those of them that landed; None unless asked for.
-
-    The sums, the histogram and the two exponents are None in a tally taken with `detail=False`.
-    """
-
-    landed: Any
-    swamped: Any
-    underflowed: Any
-    zero: Any
-    nonfinite: Any
-    update_mass: Any
-    stagnated_mass: Any
-    moved_along: Any
-    update_square: Any
-    histogram: Any
-    finest: Any = None
-    coarsest: Any = None
-    invisible: Any = None
-    falling: Any = None
-    fell: Any = None
-
-    @property
-    def entries(self) -> Any:
-        """All entries, finite or not."""
-        return self.landed + self.swamped + self.underflowed + self.zero + self.nonfinite
-
-    @property
-    def stagnated(self) -> Any:
-        """Entries whose update was asked for and did not happen."""
-        return self.swamped + self.underflowed
-
-    @property
-    def asked(self) -> Any:
-        """Finite entries with a nonzero update: the denominator of `stagnated_fraction`."""
-        return self.landed + self.stagnated
-
-    @property
-    def stagnated_fraction(self) -> Any:
-        """Stagnated entries as a share of those that were asked to move; NaN when none was."""
-        return ratio(self.stagnated, self.asked)
-
-    @property
-    def lost(self) -> Any:
-        """Stagnated entries whose update nothing has kept."""
-        return self.stagnated if self.invisible is None else self.stagnated - self.invisible
-
-    @property
-    def lost_fraction(self) -> Any:
-        """Lost entries as a share of those that were asked to move; NaN when none was."""
-        return ratio(self.lost, self.asked)
-
-    @property
-    def lost_mass(self) -> Any:
-        """The share of sum |u| that fell on stagnated entries; NaN when the sum is zero."""
-        return ratio(self.stagnated_mass, self.update_mass)
-
-    @property
-    def descent_quality(self) -> Any:
-        """<w' - w, u> / <u, u>: 1 for exact arithmetic, 0 when frozen, beyond 1 when rounding overshoots."""
-        return ratio(self.moved_along, self.update_square)
-
-
-def ratio(part: Any, whole: Any) -> Any:
-    """Part / whole in floating point, NaN where the whole is zero."""
-    if part is None:
-        raise ValueError("Tally: this tally holds counts only; take it with detail=True to have its sums.")
-    np_or_jnp = jnp if isinstance(part, jax.Array) or isinstance(whole, jax.Array) else np
-    kind = np_or_jnp.asarray(whole).dtype
-    if not jnp.issubdtype(kind, jnp.floating):
-        kind = np.dtype(np.float32 if np_or_jnp is jnp else np.float64)
-    top, bottom = (np_or_jnp.asarray(value).astype(kind) for value in (part, whole))
-    nothing = bottom == 0
-    return np_or_jnp.where(nothing, np.asarray(np.nan, kind), top / np_or_jnp.where(nothing, np.asarray(1, kind), bottom))
 
 
 class Case(NamedTuple):
@@ -237,14 +132,6 @@ def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) 
     return others
 
 
-def widened(x: Array) -> Array:
-    """Stored values as values of their carrier: float64 stays, everything narrower becomes float32, exactly."""
-    if x.dtype.name in CARRIERS:
-        return x
-    # Behind a barrier the narrow value is what was stored; without it the compiler may see through the cast that made it.
-    return jax.lax.optimization_barrier(x).astype(jnp.float32)
-
-
 class _Column(NamedTuple):
     """An integer for each entry, and how the entries come together."""
 
@@ -340,8 +227,17 @@ def _reduce(columns: list[_Column]) -> list[Array]:
         return [jax.lax.reduce(column.terms, np.int32(column.start), _ALONE[column.combine], axes) for column in columns]
     starts = tuple(np.int32(column.start) for column in columns)
     combine = partial(_combined, tuple(column.combine for column in columns))
-    return list(jax.lax.reduce(tuple(column.terms for column in columns), starts, combine, axes))
+    terms = tuple(column.terms for column in columns)
+    # A reduction to one number is made by one thread; to many rows first, by all.
+    shape = terms[0].shape
+    rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
+    if len(axes) > 1:
+        terms = tuple(jax.lax.reduce(terms, starts, combine, axes[rows + 1 :]))
+        terms = jax.lax.optimization_barrier(terms)
+    return list(jax.lax.reduce(terms, starts, combine, tuple(range(terms[0].ndim))))
 
+
+_ROWS = 16
 
 _ALONE: dict[Any, Any] = {operator.add: jax.lax.add, jnp.minimum: jax.lax.min, jnp.maximum: jax.lax.max}
 """The combinations as primitives, which a reduction of one operand has kernels for."""
@@ -371,42 +267,3 @@ def _exponent(size: Array, carrier: Carrier) -> Array:
     # A subnormal is an integer in units of the smallest one: converted to a float, its exponent is that of its leading bit.
     converted = (to_bits(size.astype(carrier.dtype), carrier) >> carrier.word(t)).astype(jnp.int32)
     return jnp.where(biased == 0, converted + (carrier.emin - t), biased) - carrier.bias
-
-
-def total(tallies: PyTree[Tally]) -> Tally:
-    """The sum of all the tallies in a tree.
-
-    Example:
-        >>> one = jnp.ones(3)
-        >>> int(total({"a": tally(one, one, one), "b": tally(one, one, one)}).swamped)
-        6
-    """
-    leaves = jax.tree.leaves(tallies, is_leaf=lambda node: isinstance(node, Tally))
-    if not leaves:
-        raise ValueError("total: there is no tally to add up; the tree is empty.")
-
-    def together(name: str) -> Any:
-        parts = [getattr(leaf, name) for leaf in leaves]
-        if name == "invisible" and any(part is not None for part in parts):
-            parts = [0 if part is None else part for part in parts]
-        if any(part is None for part in parts):
-            return None
-        if name in ("finest", "coarsest"):
-            ours = any(isinstance(part, jax.Array) for part in parts)
-            smaller, larger = (jnp.minimum, jnp.maximum) if ours else (np.minimum, np.maximum)
-            return reduce(smaller if name == "finest" else larger, parts)
-        return reduce(operator.add, parts)
-
-    return Tally(*map(together, Tally._fields))
-
-
-def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:
-    """The tallies of a tree under the paths of their leaves, such as `layer1/weight`.
-
-    Example:
-        >>> one = jnp.ones(3)
-        >>> list(by_path({"layer1": {"bias": tally(one, one, one)}}))
-        ['layer1/bias']
-    """
-    found = jax.tree_util.tree_leaves_with_path(tallies, is_leaf=lambda node: isinstance(node, Tally))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}

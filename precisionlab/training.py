@@ -23,14 +23,15 @@ from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.arithmetic import Accumulation, simulate
 from precisionlab.blocks import BlockFormat, round_blocks
-from precisionlab.carriers import FLOAT32_CARRIER, uncontracted
+from precisionlab.carriers import FLOAT32_CARRIER, uncontracted, widened
+from precisionlab.fates import Tally
 from precisionlab.formats import FORMATS, Format
 from precisionlab.loss_scaling import LossScale, all_finite, next_scale, scale_loss, select_step, unscale
 from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
 from precisionlab.policy import Policy, check_policy
 from precisionlab.rounding import round_to
 from precisionlab.rules import check_mode_rules, every_rule
-from precisionlab.stagnation import Tally, tally, widened
+from precisionlab.stagnation import tally
 
 __all__ = ["Record", "State", "Step", "batch_key", "make_step", "start"]
 

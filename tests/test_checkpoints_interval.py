@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 
 from precisionlab.checkpoints import forecast
 from precisionlab.checkpoints.forecasting import SPREAD
+from precisionlab.fates import total
 from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
 from precisionlab.landing import expected_lost_fraction
 from precisionlab.optimizers import stagnation, track
 from precisionlab.problems import digits
 from precisionlab.runs import plots
-from precisionlab.stagnation import total
 from tests.test_checkpoints import refused, run, save, strict, weights
 
 FORMATS = (BFLOAT16, FLOAT8_E4M3FN)

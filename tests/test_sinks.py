@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from precisionlab.fates import Tally
 from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
-from precisionlab.optimizers import stagnation, track
+from precisionlab.optimizers import master_weights, stagnation, track
 from precisionlab.runs import store
 from precisionlab.runs.files import RunError
 from precisionlab.sinks import (
@@ -33,7 +33,7 @@ from precisionlab.sinks import (
     trackio_run,
     wandb_run,
 )
-from precisionlab.stagnation import Tally, tally
+from precisionlab.stagnation import tally
 
 
 def row(step: int = 7, path: str = "layer1/kernel", **others: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def nearest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_rows_are_the_record_in_plain_numbers():
     rows = nearest(record_rows(stagnation(tracked(formats=[FLOAT8_E4M3FN]))))
     columns = "step site path format rounding entries landed swamped underflowed zero nonfinite invisible"
-    assert list(COLUMNS) == [*columns.split(), "stagnated_fraction", "lost_mass", "descent_quality"]
+    assert list(COLUMNS) == [*columns.split(), "stagnated_fraction", "lost_fraction", "lost_mass", "descent_quality"]
     assert [list(found) for found in rows] == [list(COLUMNS)] * 4
     labels = [(found["step"], found["site"], found["path"], found["format"], found["rounding"]) for found in rows]
     stored, asked = (None, None), ("float8_e4m3fn", "nearest_even")
@@ -99,31 +99,19 @@ def test_a_number_that_is_not_finite_is_none():
         assert (found["lost_mass"], found["descent_quality"], found["stagnated_fraction"]) == (None, None, 0.75)
 
 
-def test_further_fields_of_a_record_are_further_rows():
-    # What track is about to record: more roundings, the optimizer's own state, and what something wider has kept.
-    one = tally(jnp.ones(2), jnp.ones(2), jnp.ones(2))
-    asked = {"bfloat16": {"w": one}}
-    state = SimpleNamespace(tally={"mu": {"w": one}}, what_if={"float16": {"mu": {"w": one}}}, stochastic=None, compensated={})
-    record = SimpleNamespace(
-        step=jnp.int32(3), tally={"w": one}, what_if=asked, stochastic=asked, compensated=asked, state=state, ages=None
-    )
-    labels = [tuple(found[key] for key in ("site", "path", "format", "rounding")) for found in record_rows(record)]
-    assert labels == [
-        ("weights", "w", None, None),
-        ("weights", "w", "bfloat16", "nearest_even"),
-        ("weights", "w", "bfloat16", "stochastic"),
-        ("weights", "w", "bfloat16", "compensated"),
-        ("state", "mu/w", None, None),
-        ("state", "mu/w", "float16", "nearest_even"),
-    ]
+def test_every_site_and_rounding_of_a_record_has_its_rows():
+    optimizer, params = track(optax.trace(0.9), [BFLOAT16], state=True), {"w": jnp.ones(2)}
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    labels = [tuple(found[key] for key in ("site", "path", "format", "rounding")) for found in record_rows(stagnation(state))]
+    ways = [(None, None), *(("bfloat16", rounding) for rounding in ("nearest_even", "stochastic", "compensated"))]
+    assert labels == [(site, path, *way) for site, path in (("weights", "w"), ("state", "trace/w")) for way in ways]
 
 
-def test_what_something_wider_has_kept_is_invisible(monkeypatch):
-    monkeypatch.setattr(Tally, "invisible", jnp.int32(2), raising=False)
-    one = tally(jnp.ones(2), jnp.ones(2), jnp.ones(2))
-    if "invisible" in Tally._fields:
-        one = one._replace(invisible=jnp.int32(2))
-    assert record_rows(SimpleNamespace(step=jnp.int32(1), tally=one, what_if={}))[0]["invisible"] == 2
+def test_what_something_wider_has_kept_is_invisible():
+    optimizer, params = track(master_weights(optax.sgd(1e-3), BFLOAT16)), {"w": jnp.ones(2)}
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    (row,) = record_rows(stagnation(state))
+    assert (row["swamped"], row["invisible"], row["stagnated_fraction"], row["lost_fraction"]) == (2, 2, 1.0, 0.0)
 
 
 def test_the_step_can_be_given_and_a_record_that_has_not_looked_has_no_rows():

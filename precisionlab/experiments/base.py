@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from precisionlab.fates import HISTOGRAM_EDGES, by_path
 from precisionlab.loops import sweep_chunks
 from precisionlab.modes import Mode
 from precisionlab.policy import Policy
 from precisionlab.problems import Problem
-from precisionlab.stagnation import HISTOGRAM_EDGES, by_path
 from precisionlab.training import Record, State, make_step, start
 
 __all__ = ["BINS", "FATES", "SUMS", "Experiment", "Journal", "MemoryJournal", "Progress", "train_arms"]

@@ -17,13 +17,13 @@ from precisionlab._nearest import allowed_names
 from precisionlab.configs import config_as_dict
 from precisionlab.experiments.base import BINS, FATES, SUMS, Journal, MemoryJournal, Progress, train_arms
 from precisionlab.experiments.verdicts import format_claims, verdict
+from precisionlab.fates import HISTOGRAM_EDGES
 from precisionlab.formats import FORMATS
 from precisionlab.modes import MODES
 from precisionlab.policy import Policy
 from precisionlab.problems import Problem
 from precisionlab.runs.results import Labelled, Result
 from precisionlab.runs.summary import interval
-from precisionlab.stagnation import HISTOGRAM_EDGES
 
 __all__ = ["FormatsConfig", "compare_formats", "draw_formats", "table_columns"]
 

@@ -14,11 +14,11 @@ import numpy as np
 from jax.core import Tracer
 
 from precisionlab.averages import stall_level
+from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
 from precisionlab.formats import FORMATS, Format
 from precisionlab.optimizers.arriving import misplacement
 from precisionlab.optimizers.storing import Stored
 from precisionlab.optimizers.tracking import Record
-from precisionlab.stagnation import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
 
 __all__ = ["Advice", "advise"]
 

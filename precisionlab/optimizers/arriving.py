@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, Bool, Float, Int
+from precisionlab.carriers import widened
 from precisionlab.formats import FORMATS
 from precisionlab.grids import ulp
 from precisionlab.optimizers.looking import axes_of
-from precisionlab.stagnation import widened
 
 __all__ = ["Arrival", "arrived", "departed", "misplacement", "start_arrival"]
 

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted
+from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
 from precisionlab.formats import Format, name_of
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import widened
 
 __all__ = ["TwoComponentsState", "two_components"]
 

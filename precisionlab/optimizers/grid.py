@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import as_float64, uncontracted
+from precisionlab.carriers import as_float64, uncontracted, widened
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import widened
 
 __all__ = ["RoundParamsState", "round_params"]
 

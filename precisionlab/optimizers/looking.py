@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, Bool, PRNGKeyArray
-from precisionlab.carriers import CARRIERS, as_float64, power_of_two, to_bits, uncontracted
+from precisionlab.carriers import CARRIERS, as_float64, power_of_two, to_bits, uncontracted, widened
+from precisionlab.fates import Tally
 from precisionlab.formats import Format
 from precisionlab.modes import stochastic
 from precisionlab.packing import PackedTallies, pack
 from precisionlab.randomness import fold
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import Case, Tally, tally_cases, widened
+from precisionlab.stagnation import Case, tally_cases
 
 __all__ = ["ROUNDINGS", "Looked", "Sight", "above_floor", "axes_of", "look"]
 
@@ -38,14 +39,14 @@ class Sight(NamedTuple):
     Attributes:
         old: what was stored.
         update: what was to be added, in any floating dtype.
-        new: what is stored now; None if only other formats are asked about.
+        new: what is stored now.
         kept: booleans, where something wider keeps what does not land; or None.
         grid: `(precision, emin)` of the storage, if not those of the dtype.
     """
 
     old: Array
     update: Array
-    new: Array | None
+    new: Array
     kept: Any = None
     grid: Any = None
 
@@ -87,26 +88,30 @@ def look(
             for column in others.values():
                 column.append((None, None, None))
             continue
-        cases = [] if sight.new is None else [Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid)]
+        cases = [Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid, detail, directions)]
         for number, fmt in enumerate(formats.values()):
-            cases += _asked(sight, fmt, fold(key, index * len(formats) + number))
+            nearest, chance = _asked(sight, fmt, fold(key, index * len(formats) + number))
+            cases.append(nearest._replace(detail=detail, directions=directions))
+            cases.append(chance._replace(detail=False, directions=directions))
         axes = axes_of(sight.old, sight.update)
-        cases = [case._replace(detail=detail, directions=directions) for case in cases]
         dtype = widened(sight.old).dtype
         found = [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
-        own.append(None if sight.new is None else found.pop(0))
+        own.append(found.pop(0))
         for number, column in enumerate(others.values()):
             nearest, chance = found[2 * number : 2 * number + 2]
             column.append((nearest._replace(invisible=None), chance, nearest))
 
-    def packed(tallies: Sequence[Tally | None], kept: bool) -> PackedTallies:
+    def packed(tallies: Sequence[Tally | None], detail: bool, kept: bool) -> PackedTallies:
         return pack(jax.tree.unflatten(structure, tallies), detail=detail, directions=directions, kept=kept)
 
     by_rounding = [
-        {name: packed([row[place] for row in column], rounding == "compensated") for name, column in others.items()}
+        {
+            name: packed([row[place] for row in column], detail and rounding != "stochastic", rounding == "compensated")
+            for name, column in others.items()
+        }
         for place, rounding in enumerate(ROUNDINGS)
     ]
-    return Looked(packed(own, kept), *by_rounding)
+    return Looked(packed(own, detail, kept), *by_rounding)
 
 
 def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import uncontracted
+from precisionlab.carriers import uncontracted, widened
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.roundings import (
@@ -25,7 +25,6 @@ from precisionlab.optimizers.roundings import (
 )
 from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import widened
 
 __all__ = ["MasterWeightsState", "master_weights"]
 

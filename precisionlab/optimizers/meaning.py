@@ -17,11 +17,11 @@ from precisionlab.arithmetic.frames import Frame
 from precisionlab.arithmetic.operations import operate
 from precisionlab.arithmetic.programs import program_of
 from precisionlab.arithmetic.simulation import arithmetic_of
+from precisionlab.carriers import widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
-from precisionlab.stagnation import widened
 
 __all__ = ["Kept", "Leaf", "kept_alone", "meant_state", "state_leaves"]
 

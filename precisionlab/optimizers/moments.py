@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
+from precisionlab.carriers import widened
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.roundings import (
@@ -21,7 +22,6 @@ from precisionlab.optimizers.roundings import (
 )
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import widened
 
 __all__ = ["RoundStateState", "round_state"]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, PRNGKeyArray, PyTree
-from precisionlab.carriers import CARRIERS, as_float64, to_bits
+from precisionlab.carriers import CARRIERS, as_float64, to_bits, widened
 from precisionlab.formats import Format
 from precisionlab.optimizers.looking import Looked, Sight, look
 from precisionlab.optimizers.meaning import Leaf, meant_state, state_leaves
@@ -16,7 +16,6 @@ from precisionlab.optimizers.roundings import reveal, rounding_states, rounds_we
 from precisionlab.optimizers.storing import grids_of_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.packing import PackedTallies
-from precisionlab.stagnation import widened
 
 __all__ = ["Asked", "Event", "floating", "look_at_nothing", "look_at_state", "look_at_weights", "weights_and_updates"]
 
@@ -143,11 +142,9 @@ def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNG
 
 
 def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new: Array) -> Sight | None:
-    if place is None or not (asked.state or place.narrow or asked.formats):
+    if place is None or not (asked.state or place.narrow):
         return None
     before, wanted = widened(old), widened(meant)
     if before.dtype != wanted.dtype:
         before, wanted = as_float64(before), as_float64(wanted)
-    # What float32 loses of itself only wider arithmetic tells.
-    told = asked.state or place.narrow
-    return Sight(old, wanted - before, new if told else None, None, None if place.grid is None else tuple(place.grid))
+    return Sight(old, wanted - before, new, None, None if place.grid is None else tuple(place.grid))

@@ -10,10 +10,10 @@ import numpy as np
 from jax.core import Tracer
 
 from precisionlab._typing import Array, Int, PyTree
+from precisionlab.fates import Tally, by_path
 from precisionlab.formats import FORMATS
 from precisionlab.optimizers.meaning import state_leaves
 from precisionlab.optimizers.roundings import rounding_states, rounds_weights
-from precisionlab.stagnation import Tally, by_path
 
 __all__ = ["Storage", "Stored", "check_whole", "grids_of_weights", "storage_of", "store_description"]
 

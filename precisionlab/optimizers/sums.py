@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted
+from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
 from precisionlab.formats import FORMATS
 from precisionlab.rounding import round_to
-from precisionlab.stagnation import widened
 
 __all__ = ["apply_updates", "is_floating", "stored_sum"]
 

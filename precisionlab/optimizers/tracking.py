@@ -12,6 +12,7 @@ from jax.core import Tracer
 from precisionlab._typing import Array, Int, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.checks import check_numbers
+from precisionlab.fates import Tally
 from precisionlab.formats import Format, name_of
 from precisionlab.optimizers.arriving import Arrival, arrived, departed, misplacement, start_arrival
 from precisionlab.optimizers.meaning import Kept, kept_alone, state_leaves
@@ -29,7 +30,6 @@ from precisionlab.optimizers.storing import Storage, check_whole, storage_of, st
 from precisionlab.optimizers.sums import stored_sum
 from precisionlab.packing import PackedTallies, lost_fractions, refilled, skeleton, unpack
 from precisionlab.randomness import fold
-from precisionlab.stagnation import Tally
 
 __all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "stagnation", "track"]
 
@@ -46,7 +46,7 @@ class StateRecord(NamedTuple):
     Attributes:
         tally: a `Tally` for each leaf that is stored narrower than float32 (for each floating one if asked for), against the
             same update made in wider arithmetic; rising and falling entries are told apart.
-        what_if, stochastic, compensated: as in `Record`, for every floating leaf.
+        what_if, stochastic, compensated: as in `Record`, for the same leaves.
         recent: as in `Record`, for each leaf of `tally`.
         kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
             is not known.
@@ -69,7 +69,7 @@ class Record(NamedTuple):
         what_if: for each format asked about, by name, the tallies there would have been had the weights been stored in it,
             rounded to nearest even.
         ages: when each entry last moved, if asked for, else None.
-        stochastic: what if they had been stored with stochastic rounding.
+        stochastic: what if they had been stored with stochastic rounding; counts alone.
         compensated: what if they had been stored to nearest, with a compensation in the same format: `Tally.invisible` counts
             the updates that it would keep.
         reads: how many updates were looked at.
@@ -118,17 +118,18 @@ def track(
 
     Args:
         optimizer: any Optax gradient transformation.
-        formats: formats to ask about: how much would be lost if the weights, and the optimizer's moments, were stored in each,
-            rounded to nearest even, stochastically, or with a compensation, while training goes on as it is. A sequence is
-            recorded under the formats' names, a mapping under its keys.
+        formats: formats to ask about: how much would be lost if the weights (and with `state=True` the optimizer's moments)
+            were stored in each, rounded to nearest even, stochastically, or with a compensation, while training goes on as it
+            is. A sequence is recorded under the formats' names, a mapping under its keys.
         every: look at one update in `every`. The others cost a tenth of a step or so on CPUs, because the update has to be
             stored for the choice.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
-        state: whether to look at the optimizer's own state, and how: None at what is stored narrower than float32, and at all
-            floating leaves for `formats`; True also at what float32 loses, against the same update made in float64, at the
-            cost of a second update; False not at all.
+        state: whether to look at the optimizer's own state, for what it loses and for `formats`: None at what is stored
+            narrower than float32, against the same update made in float32; True at all floating leaves, against the same
+            update made in float64, so that float32's own losses show; False not at all. Costs a second update, and where the
+            state is donated a copy of it.
 
     Returns:
         A gradient transformation with the same updates. Its `update` needs `params`.

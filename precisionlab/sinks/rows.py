@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from precisionlab.stagnation import Tally
+from precisionlab.fates import Tally
 
 __all__ = ["COLUMNS", "COUNTS", "KEYS", "NUMBERS", "Row", "record_rows"]
 
@@ -24,7 +24,12 @@ Row: TypeAlias = dict[str, int | float | str | None]
 KEYS = ("step", "site", "path", "format", "rounding")
 _FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
 # Each rate, and the field without which it cannot be computed.
-_RATES = {"stagnated_fraction": "landed", "lost_mass": "update_mass", "descent_quality": "update_square"}
+_RATES = {
+    "stagnated_fraction": "landed",
+    "lost_fraction": "landed",
+    "lost_mass": "update_mass",
+    "descent_quality": "update_square",
+}
 
 COUNTS = ("step", "entries", *_FATES)
 NUMBERS = ("entries", *_FATES, "invisible", *_RATES)
@@ -86,13 +91,13 @@ def _judged(record: Any) -> Iterator[tuple[tuple[str, str, str | None, str | Non
             f"record_rows: expected the record of optimizers.track, got {type(record).__name__}; take it out of the "
             "optimizer's state: record_rows(stagnation(opt_state))."
         )
-    for site, seen in (("weights", record), ("state", getattr(record, "state", None))):
+    for site, seen in (("weights", record), ("state", record.state)):
         if seen is None:
             continue
         for path, tally in _leaves(seen.tally):
             yield (site, path, None, None), tally
         for field, rounding in _ROUNDINGS.items():
-            for name, tallies in (getattr(seen, field, None) or {}).items():
+            for name, tallies in getattr(seen, field).items():
                 for path, tally in _leaves(tallies):
                     yield (site, path, str(name), rounding), tally
 
@@ -120,9 +125,8 @@ def _row(labels: tuple[int | str | None, ...], tally: Tally) -> Row:
     row: Row = dict(zip(KEYS, labels, strict=True))
     if np.ndim(tally.landed):
         raise ValueError(_stacked(f'the tally of "{row["path"]}"', np.shape(tally.landed)))
-    invisible = getattr(tally, "invisible", None)
     row |= {"entries": int(tally.entries)} | {name: int(getattr(tally, name)) for name in _FATES}
-    row |= {"invisible": None if invisible is None else int(invisible)}
+    row |= {"invisible": None if tally.invisible is None else int(tally.invisible)}
     with np.errstate(all="ignore"):  # sums that overflowed make rates that are no numbers, which is what None says
         rates = {name: None if getattr(tally, needs) is None else float(getattr(tally, name)) for name, needs in _RATES.items()}
     return row | {name: rate if rate is not None and math.isfinite(rate) else None for name, rate in rates.items()}
