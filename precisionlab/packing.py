@@ -32,7 +32,7 @@ class PackedTallies(NamedTuple):
 
     Attributes:
         fates: int32, (..., leaves, 5).
-        gaps: int32, (..., leaves, 2): finest and coarsest; None without detail.
+        gaps: int32, (..., leaves, 2): finest and coarsest; None if they were not asked for.
         invisible: int32, (..., leaves); None where nothing keeps updates.
         directions: int32, (..., leaves, 2): falling and fell; None if they were not told apart.
         sums: the widest of the leaves' dtypes, (..., leaves, 4); None without detail.
@@ -66,13 +66,21 @@ def skeleton(tree: PyTree[Any], is_leaf: Any = None) -> PyTree[Any]:
     return jax.tree.map(lambda _: _Place(), tree, is_leaf=is_leaf)
 
 
-def pack(tallies: PyTree[Tally], *, detail: bool | None = None, directions: bool = False, kept: bool = False) -> PackedTallies:
+def pack(
+    tallies: PyTree[Tally],
+    *,
+    detail: bool | None = None,
+    directions: bool = False,
+    gaps: bool | None = None,
+    kept: bool = False,
+) -> PackedTallies:
     """Pack a tree of scalar tallies.
 
     Args:
         tallies: the tree.
         detail: whether they have sums and histograms; None to see whether the first has.
         directions: whether they tell rising and falling apart.
+        gaps: whether they have the finest and the coarsest; None follows `detail`.
         kept: whether any has `invisible`; for those that lack it nothing is.
 
     Example:
@@ -97,7 +105,7 @@ def pack(tallies: PyTree[Tally], *, detail: bool | None = None, directions: bool
     histogram = jnp.stack(bins) if bins else jnp.zeros((0, len(HISTOGRAM_EDGES) - 1), jnp.int32)
     return PackedTallies(
         rows(_FATES),
-        rows(_GAPS) if detail else None,
+        rows(_GAPS) if (detail if gaps is None else gaps) else None,
         rows(["invisible"])[:, 0] if kept else None,
         rows(_DIRECTIONS) if directions else None,
         rows(_SUMS, widest) if detail else None,

@@ -37,7 +37,10 @@ _BINS = len(HISTOGRAM_EDGES) - 1
 
 
 class Case(NamedTuple):
-    """One leaf's update, to be told the fates of; the fields are the arguments of `tally`."""
+    """One leaf's update, to be told the fates of; the fields are the arguments of `tally`.
+
+    `gaps` asks for `finest` and `coarsest`; None follows `detail`.
+    """
 
     old: Any
     update: Any
@@ -47,6 +50,7 @@ class Case(NamedTuple):
     grid: tuple[Any, Any] | None = None
     detail: bool = True
     directions: bool = False
+    gaps: bool | None = None
 
 
 def tally(
@@ -174,11 +178,12 @@ def _plan(case: Case) -> _Plan:
         falling = asked & (u_bits > magnitude)
         masks |= {"falling": falling, "fell": falling & ~same}
     columns = {name: _Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
+    spacing = _spacing(w_size, grid, carrier)
     if case.detail:
-        spacing = _spacing(w_size, grid, carrier)
         place = jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
         bins = jnp.where(asked, place, -1)
         columns |= {f"bin {index}": _Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
+    if case.detail if case.gaps is None else case.gaps:
         columns["finest"] = _Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
         columns["coarsest"] = _Column(jnp.where(stuck, spacing, -NO_GAP), -NO_GAP, jnp.maximum)
 

@@ -179,7 +179,7 @@ def test_what_if_formats_are_recounts() -> None:
         after = round_array(before + u, fmt, "nearest_even")
         expected = recount(before, u, after, numbers=fmt)
         assert expected["swamped"] > 0
-        assert_tally(record.what_if[name]["float32"], expected, rtol=1e-4)
+        assert_tally(record.what_if[name]["float32"], expected, detail=False)
     named = track(optax.sgd(0.05), [pl.BFLOAT16, pl.FLOAT16]).init(params)
     assert list(stagnation(named).what_if) == ["bfloat16", "float16"]
     assert list(stagnation(track(optax.sgd(0.05), pl.BFLOAT16).init(params)).what_if) == ["bfloat16"]
@@ -195,7 +195,7 @@ def test_what_if_of_narrow_weights_adds_the_updates_as_they_were_rounded() -> No
         u = np.asarray(updates["bfloat16"]).astype(np.float32)
         after = round_array(before + u, pl.FLOAT16, "nearest_even")
         expected = recount(before, u, after, numbers=pl.FLOAT16)
-        assert_tally(stagnation(state).what_if["float16"]["bfloat16"], expected, rtol=1e-4)
+        assert_tally(stagnation(state).what_if["float16"]["bfloat16"], expected, detail=False)
 
 
 @pytest.mark.parametrize("mode", [pl.nearest_even, pl.stochastic], ids=pl.mode_name)

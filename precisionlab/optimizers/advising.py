@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from precisionlab.averages import stall_level
+from precisionlab.averages import is_ratchet, stall_level
 from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
-from precisionlab.formats import FORMATS, Format
+from precisionlab.formats import FLOAT32, FORMATS, Format
 from precisionlab.optimizers.arriving import misplacement
 from precisionlab.optimizers.storing import Stored
 from precisionlab.optimizers.tracking import Record
@@ -33,8 +33,8 @@ class Advice(NamedTuple):
     """One finding.
 
     Attributes:
-        kind: "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter", "ratchet", "stalled", "invisible", "what_if",
-            "unknown" or "fine".
+        kind: "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter", "ratchet", "stalled", "unbiased",
+            "invisible", "what_if", "unknown" or "fine".
         site: "weights" or "state".
         path: of the leaf, or of several that differ in numbers alone, such as layers/*/norm/scale.
         share: of the updates asked for, what is lost.
@@ -84,13 +84,18 @@ def advise(record: Record, *, learning_rate: float | None = None, weight_decay: 
         >>> optimizer, w = track(optax.sgd(1e-4)), {"norm": {"scale": jnp.ones(64, jnp.bfloat16)}}
         >>> _, state = optimizer.update(w, optimizer.init(w), w)
         >>> print(*advise(stagnation(state)), sep="\n")
-        norm/scale (bfloat16): 100 % of 64 updates lost in the last read. ...
+        norm/scale (bfloat16): 100 % of the updates of 64 entries lost in the last read. ...
     """
     if not isinstance(record, Record):
         raise TypeError(f"advise: expected the Record of stagnation(opt_state); got {type(record).__name__}.")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(record)):
         raise TypeError("advise: the record is being traced; call it outside of jit, on the state that came out.")
     held: Record = jax.device_get(record._replace(ages=None))
+    if np.ndim(held.step):
+        raise TypeError(
+            f"advise: this is a stack of records, of shape {np.shape(held.step)}; take one of them, "
+            f"jax.tree.map(lambda x: x[0], record)."
+        )
     if int(held.step) == 0:
         sentence = "Nothing is known yet: track has looked at 0 updates; ask again after one."
         return [Advice("unknown", "weights", "", math.nan, None, sentence)]
@@ -102,7 +107,7 @@ def advise(record: Record, *, learning_rate: float | None = None, weight_decay: 
 
 _RANKS = (
     "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter",
-    "ratchet", "stalled", "invisible", "what_if", "unknown",
+    "ratchet", "stalled", "unbiased", "invisible", "what_if", "unknown",
 )  # fmt: skip
 
 
@@ -129,9 +134,10 @@ def _about_weights(record: Record, reads: int, lr: float | None, decay: float | 
         if max(lost, _or_zero(seen.recent)) >= _NOTABLE:
             yield _frozen(record, seen, name, reads, everything)
         elif seen.tally.invisible is not None and stagnated >= _NOTABLE:
+            most = "all" if lost == 0 else f"all except {_percent(lost)}"
             sentence = (
-                f"{name}: {_percent(stagnated)} of {_number(seen.tally.asked)} updates do not show in the weights, but all "
-                f"except {_percent(lost)} are kept (by a master or a compensation) and land once enough has "
+                f"{name}: {_percent(stagnated)} of {_number(seen.tally.asked)} updates do not show in the weights, and "
+                f"{most} are kept (by a master or a compensation) and land once enough has "
                 f"gathered: invisible, not lost; nothing to do."
             )
             yield Advice("invisible", "weights", seen.path, lost, None, sentence)
@@ -143,7 +149,11 @@ def _about_weights(record: Record, reads: int, lr: float | None, decay: float | 
 def _frozen(record: Record, seen: _Seen, name: str, reads: int, everything: int) -> Advice:
     tally, stored = seen.tally, seen.stored
     share = seen.recent if not math.isnan(seen.recent) else float(tally.lost_fraction)
-    parts = [f"{name}: {_percent(share)} of {_number(tally.asked)} updates lost {_when(reads)}."]
+    parts = [f"{name}: {_percent(share)} of the updates of {_number(tally.asked)} entries lost {_when(reads)}."]
+    if stored is not None and stored.stochastic:
+        quality = "" if tally.update_mass is None else f" (<w' - w, u> / <u, u> is {float(tally.descent_quality):.3g})"
+        parts.append(f"Rounding is stochastic: those that land make up for them on average{quality}; nothing to do.")
+        return Advice("unbiased", "weights", seen.path, share, None, " ".join(parts))
     if tally.update_mass is None or stored is None:
         parts.append("How far they are from landing is not known: track with detail=True.")
         return Advice("frozen", "weights", seen.path, share, None, " ".join(parts))
@@ -151,19 +161,37 @@ def _frozen(record: Record, seen: _Seen, name: str, reads: int, everything: int)
     finest, coarsest = int(tally.finest), int(tally.coarsest)
     if finest != NO_GAP:
         low, high = 2.0 ** (finest - 1), 2.0 ** (coarsest - 1)
-        steps = f"{low:.1e}" if low == high else f"{low:.1e} (for the smallest weights) to {high:.1e}"
-        parts.append(f"The smallest step that would land is {steps}, yours is {size:.1e} on average.")
+        steps = f"{low:.1e}" if low == high else f"{low:.1e} for the smallest of them to {high:.1e} for the largest"
+        parts.append(
+            f"To land a step must exceed {steps} (half of it from a power of two down); yours is {size:.1e} on average."
+        )
+    if stored.precision >= FLOAT32.precision or size <= 2.0 ** (coarsest - 1 + stored.precision - FLOAT32.precision):
+        parts.append(
+            f"Float32 would lose the largest of them too: a compensation (kahan) in the same format keeps what is above its "
+            f"floor, {_share(_above_floor(tally, stored))} of them, for {_memory(stored, tally)}."
+        )
+        return Advice("frozen", "weights", seen.path, share, "kahan", " ".join(parts))
     by_chance, measured = _lands_by_chance(record, seen)
     how = "would have landed" if measured else "would land about"
     parts.append(f"Stochastic rounding {how} {_percent(by_chance)} of steps, unbiased, at no memory.")
-    spare = _bytes(stored.itemsize * int(tally.entries)) if stored.itemsize else f"{_number(tally.entries)} more numbers"
-    parts.append(f"A compensation (kahan) would keep at least {_percent(_above_floor(tally, stored))} of them for {spare}.")
-    extra = 4 * int(tally.entries) - (stored.itemsize or 0) * int(tally.entries)
-    small = int(tally.entries) <= _SMALL * everything or int(tally.entries) * 4 <= 1 << 20
+    kept = _share(_above_floor(tally, stored))
+    parts.append(f"A compensation (kahan) would keep {kept} of them for {_memory(stored, tally)}.")
+    extra = (4 - (stored.itemsize or 0)) * int(tally.entries)
     parts.append(f"Storing these weights in float32 costs {_bytes(extra)} more.")
-    cure = "float32" if small else "round_params" if by_chance > 0 else "kahan"
-    parts.append({"float32": "They are few: do that.", "round_params": "Try stochastic rounding first.", "kahan": ""}[cure])
-    return Advice("frozen", "weights", seen.path, share, cure, " ".join(part for part in parts if part))
+    if int(tally.entries) <= max(_SMALL * everything, 1 << 18):
+        parts.append("That is little: do that.")
+        return Advice("frozen", "weights", seen.path, share, "float32", " ".join(parts))
+    parts.append("Try stochastic rounding first (round_params).")
+    return Advice("frozen", "weights", seen.path, share, "round_params", " ".join(parts))
+
+
+def _memory(stored: Stored, tally: Tally) -> str:
+    count = int(tally.entries)
+    return _bytes(stored.itemsize * count) if stored.itemsize else f"{_number(count)} more numbers"
+
+
+def _share(least: float) -> str:
+    return "all" if least == 1 else "perhaps none" if least == 0 else f"at least {_percent(least)}"
 
 
 def _lands_by_chance(record: Record, seen: _Seen) -> tuple[float, bool]:
@@ -180,15 +208,17 @@ def _lands_by_chance(record: Record, seen: _Seen) -> tuple[float, bool]:
 
 
 def _above_floor(tally: Tally, stored: Stored) -> float:
-    """The share of updates above the floor of a compensation in the same format, surely: 2^-(p+2) ulp, see `kahan`."""
+    """The share of updates above the floor of a compensation in the same format, surely: 2^-(p+2) ulp, and 2^(emin-p)."""
     edges = np.array(HISTOGRAM_EDGES[:-1])
     counts = np.asarray(tally.histogram, float)
-    return float(counts[(edges > -(stored.precision + 2)) & (edges > HISTOGRAM_EDGES[0])].sum() / max(counts.sum(), 1))
+    least = max(HISTOGRAM_EDGES[0], -(stored.precision + 2), stored.emin - stored.precision - int(tally.finest))
+    return float(counts[edges > least].sum() / max(counts.sum(), 1))
 
 
 def _decay_does_nothing(groups: list[_Seen], asked: float) -> Iterable[Advice]:
     """By the half-gap law: towards zero no number of p bits moves by 2^-(p+1) of itself or less."""
-    held = [seen for seen in groups if seen.stored is not None and asked <= 2.0 ** -(seen.stored.precision + 1)]
+    plain = [seen for seen in groups if seen.stored is not None and seen.tally.invisible is None]
+    held = [seen for seen in plain if seen.stored is not None and asked <= 2.0 ** -(seen.stored.precision + 1)]
     if held:
         entries, all_entries = (sum(int(seen.tally.entries) for seen in part) for part in (held, groups))
         least = min(2.0 ** -(seen.stored.precision + 1) for seen in held if seen.stored is not None)
@@ -231,37 +261,62 @@ def _about_state(record: Record, reads: int) -> Iterable[Advice]:
     kept = _kept_by_path(state.kept)
     for seen in _grouped(by_path(state.tally), _numbers(state.recent), storage, kept):
         name, tally = f"{_title(seen)} in the optimizer's state", seen.tally
-        meant, stored = seen.kept
         if int(tally.nonfinite):
             yield _nonfinite(seen, "state", name)
-        if meant < 1 and stored == 1:
+        meant, stored = seen.kept
+        lost = float(tally.lost_fraction)
+        share = seen.recent if not math.isnan(seen.recent) else lost
+        little = max(_or_zero(lost), _or_zero(seen.recent)) < _NOTABLE
+        if seen.stored is not None and seen.stored.stochastic:
+            if not little:
+                sentence = (
+                    f"{name}: {_percent(share)} of the updates of {_number(tally.asked)} entries lost {_when(reads)}. Rounding "
+                    f"is stochastic: those that land make up for them on average; nothing to do."
+                )
+                yield Advice("unbiased", "state", seen.path, share, None, sentence)
+        elif meant < 1 and stored == 1:
             fell = f"; of {_number(tally.falling)} entries that should have fallen in the last read {_number(tally.fell)} did"
             sentence = (
                 f"{name}: in an update without gradient it is multiplied by {meant:.6g} as meant, by 1 as stored, so it "
-                f"forgets nothing{fell if int(tally.falling) else ''}. Store it in float32 "
-                f"({_bytes(4 * int(tally.entries))}), or make the update in float32 and round it stochastically (round_state)."
+                f"forgets nothing{fell if int(tally.falling) else ''}. {_float32(seen)}, or make the update in float32 and "
+                f"round it stochastically (round_state)."
             )
-            yield Advice("forgetful", "state", seen.path, float(tally.lost_fraction), "float32", sentence)
+            yield Advice("forgetful", "state", seen.path, _or_zero(lost), "float32", sentence)
+        elif little:
             continue
-        lost = float(tally.lost_fraction)
-        if not max(lost, _or_zero(seen.recent)) >= _NOTABLE:
-            continue
-        share = seen.recent if not math.isnan(seen.recent) else lost
-        if int(tally.entries) == len(seen.paths):
+        elif int(tally.entries) == len(seen.paths) and math.isnan(meant):
             yield _counter(seen, name, share)
-        elif int(tally.falling) and not int(tally.fell):
+        elif int(tally.falling) and not int(tally.fell) and _never_falls(seen):
             sentence = (
                 f"{name}: a ratchet: {_number(tally.falling)} entries should have fallen in the last read, 0 did "
-                f"({_percent(share)} of all updates lost {_when(reads)}). {_level(seen)}Stochastic rounding lets it fall on "
-                f"average (round_state), float32 ({_bytes(4 * int(tally.entries))}) always."
+                f"({_percent(share)} of all updates lost {_when(reads)}). {_level(seen)}Made in float32 and rounded "
+                f"stochastically (round_state) it falls on average. {_float32(seen)}."
             )
             yield Advice("ratchet", "state", seen.path, share, "round_state", sentence)
         else:
+            tiny = _among_subnormals(seen)
+            by_chance = "" if tiny else "Made in float32 and rounded stochastically (round_state) they count on average. "
             sentence = (
-                f"{name}: {_percent(share)} of {_number(tally.asked)} updates lost {_when(reads)}. {_level(seen)}Stochastic "
-                f"rounding is right on average (round_state), float32 costs {_bytes(4 * int(tally.entries))}."
+                f"{name}: {_percent(share)} of the updates of {_number(tally.asked)} entries lost {_when(reads)}. "
+                f"{_level(seen)}{by_chance}{_float32(seen)}."
             )
-            yield Advice("stalled", "state", seen.path, share, "round_state", sentence)
+            yield Advice("stalled", "state", seen.path, share, "float32" if tiny else "round_state", sentence)
+
+
+def _float32(seen: _Seen) -> str:
+    spare = 0 if seen.stored is None else seen.stored.itemsize or 0
+    return f"Store it in float32, for {_bytes((4 - spare) * int(seen.tally.entries))} more"
+
+
+def _never_falls(seen: _Seen) -> bool:
+    fmt = _format(seen.stored)
+    meant = seen.kept[0]
+    return fmt is not None and 0 < meant < 1 and is_ratchet(round(meant, 6), fmt)
+
+
+def _among_subnormals(seen: _Seen) -> bool:
+    stored = seen.stored
+    return stored is not None and int(seen.tally.finest) == stored.emin - stored.precision + 1
 
 
 def _counter(seen: _Seen, name: str, share: float) -> Advice:
@@ -269,7 +324,8 @@ def _counter(seen: _Seen, name: str, share: float) -> Advice:
     where = "" if tally.coarsest is None or not precision else f" at {2.0 ** (int(tally.coarsest) + precision - 1):g} or above"
     law = f" ({precision} significand bits count by ones up to 2^{precision} = {2**precision})" if precision else ""
     sentence = (
-        f"{name}: a single number that stands still{where}: {_percent(share)} of its updates lost{law}. Make it an integer."
+        f"{name}: a single number that stands still{where}: {_percent(share)} of its updates lost{law}. Make "
+        f"it an integer, or float32."
     )
     return Advice("counter", "state", seen.path, share, "float32", sentence)
 
@@ -278,7 +334,7 @@ def _level(seen: _Seen) -> str:
     """Where an average of this decay stalls, if both are known."""
     meant, stored = seen.kept[0], seen.stored
     fmt = _format(stored)
-    if not 0 < meant < 1 or fmt is None:
+    if not 0 < meant < 1 or fmt is None or _among_subnormals(seen):
         return ""
     return (
         f"With decay {meant:.6g} an average of a constant that starts at 0 comes to rest at "

@@ -92,7 +92,7 @@ def kahan(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.Gradie
 
     def init(params: PyTree[Array]) -> KahanState:
         nothing = jax.tree.map(lambda w: jnp.zeros_like(w) if is_floating(w) else None, params)
-        return KahanState(jnp.int32(0), nothing, grid_of(fmt))
+        return KahanState(jnp.int32(0), nothing, grid_of(fmt, mode))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:

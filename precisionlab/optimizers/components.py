@@ -108,7 +108,7 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
 
     def init(params: PyTree[Array]) -> TwoComponentsState:
         nothing = jax.tree.map(lambda w: jnp.zeros_like(w) if is_floating(w) else None, params)
-        return TwoComponentsState(jnp.int32(0), nothing, grid_of(fmt))
+        return TwoComponentsState(jnp.int32(0), nothing, grid_of(fmt, mode))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:

@@ -64,7 +64,7 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
 
     def init(params: PyTree[Array]) -> RoundParamsState:
         del params
-        return RoundParamsState(jnp.int32(0), grid_of(fmt))
+        return RoundParamsState(jnp.int32(0), grid_of(fmt, mode))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:

@@ -27,10 +27,7 @@ from precisionlab.randomness import fold
 from precisionlab.rounding import round_to
 from precisionlab.stagnation import Case, tally_cases
 
-__all__ = ["ROUNDINGS", "Looked", "Sight", "above_floor", "axes_of", "look"]
-
-ROUNDINGS = ("nearest_even", "stochastic", "compensated")
-"""The ways of rounding that are asked about, in the order of `Looked`."""
+__all__ = ["Looked", "Sight", "Wanted", "above_floor", "axes_of", "look"]
 
 
 class Sight(NamedTuple):
@@ -60,15 +57,17 @@ class Looked(NamedTuple):
     compensated: Mapping[str, PackedTallies]
 
 
+class Wanted(NamedTuple):
+    """What to tell of the storage itself: see `tally`. Of other formats counts alone are told."""
+
+    detail: bool
+    directions: bool = False
+    gaps: bool | None = None
+    kept: bool = False
+
+
 def look(
-    sights: Sequence[Sight | None],
-    structure: Any,
-    formats: Mapping[str, Format],
-    key: PRNGKeyArray,
-    *,
-    detail: bool,
-    directions: bool = False,
-    kept: bool = False,
+    sights: Sequence[Sight | None], structure: Any, formats: Mapping[str, Format], key: PRNGKeyArray, wanted: Wanted
 ) -> Looked:
     """Tell the fates of the entries of a tree.
 
@@ -77,41 +76,34 @@ def look(
         structure: the tree itself.
         formats: the formats to ask about.
         key: the random bits of stochastic rounding.
-        detail: whether sums and histograms are wanted.
-        directions: whether rising and falling are to be told apart.
-        kept: whether anything keeps what does not land.
+        wanted: what else to tell.
     """
-    own, others = [], {name: [] for name in formats}
+    own: list[Tally | None] = []
+    others: dict[str, list[Any]] = {name: [] for name in formats}
     for index, sight in enumerate(sights):
         if sight is None:
             own.append(None)
             for column in others.values():
                 column.append((None, None, None))
             continue
-        cases = [Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid, detail, directions)]
+        mine = Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid)
+        cases = [mine._replace(detail=wanted.detail, directions=wanted.directions, gaps=wanted.gaps)]
         for number, fmt in enumerate(formats.values()):
-            nearest, chance = _asked(sight, fmt, fold(key, index * len(formats) + number))
-            cases.append(nearest._replace(detail=detail, directions=directions))
-            cases.append(chance._replace(detail=False, directions=directions))
-        axes = axes_of(sight.old, sight.update)
-        dtype = widened(sight.old).dtype
+            cases += _asked(sight, fmt, fold(key, index * len(formats) + number))
+        axes, dtype = axes_of(sight.old, sight.update), widened(sight.old).dtype
         found = [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
-        own.append(found.pop(0))
-        for number, column in enumerate(others.values()):
-            nearest, chance = found[2 * number : 2 * number + 2]
+        own.append(found[0])
+        for column, nearest, chance in zip(others.values(), found[1::2], found[2::2], strict=True):
             column.append((nearest._replace(invisible=None), chance, nearest))
 
-    def packed(tallies: Sequence[Tally | None], detail: bool, kept: bool) -> PackedTallies:
-        return pack(jax.tree.unflatten(structure, tallies), detail=detail, directions=directions, kept=kept)
+    def packed(tallies: Sequence[Tally | None], **options: Any) -> PackedTallies:
+        return pack(jax.tree.unflatten(structure, tallies), **options)
 
     by_rounding = [
-        {
-            name: packed([row[place] for row in column], detail and rounding != "stochastic", rounding == "compensated")
-            for name, column in others.items()
-        }
-        for place, rounding in enumerate(ROUNDINGS)
+        {name: packed([row[place] for row in column], detail=False, kept=place == 2) for name, column in others.items()}
+        for place in range(3)
     ]
-    return Looked(packed(own, detail, kept), *by_rounding)
+    return Looked(packed(own, **wanted._asdict()), *by_rounding)
 
 
 def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
@@ -121,8 +113,8 @@ def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
     before = round_to(wide, fmt)
     wanted = before + uncontracted(step)
     grid = (fmt.precision, fmt.emin)
-    nearest = Case(before, step, round_to(wanted, fmt), None, above_floor(before, step, fmt), grid)
-    return [nearest, Case(before, step, round_to(wanted, fmt, stochastic, key=key), None, None, grid)]
+    nearest = Case(before, step, round_to(wanted, fmt), None, above_floor(before, step, fmt), grid, detail=False)
+    return [nearest, Case(before, step, round_to(wanted, fmt, stochastic, key=key), None, None, grid, detail=False)]
 
 
 def above_floor(w: Array, u: Array, fmt: Format) -> Bool[Array, "..."]:

@@ -94,7 +94,7 @@ def master_weights(
     def init(params: PyTree[Array]) -> Any:
         # Copied, so that parameters and state may both be donated.
         masters = jax.tree.map(lambda w: jnp.copy(widened(w)) if is_floating(w) else None, params)
-        return MasterWeightsState(inner.init(_with_the_rest(masters, params)), jnp.int32(0), masters, grid_of(fmt))
+        return MasterWeightsState(inner.init(_with_the_rest(masters, params)), jnp.int32(0), masters, grid_of(fmt, mode))
 
     def update(
         updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None, **extra: Any

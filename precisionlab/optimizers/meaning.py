@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from precisionlab._typing import Array, PyTree
@@ -53,7 +54,10 @@ class Kept(NamedTuple):
 
 
 def state_leaves(state: Any) -> list[Leaf | None]:
-    """For each leaf of a state, what can stagnate in it: None for what is not floating, and for what keeps residuals."""
+    """For each leaf of a state, what can stagnate in it.
+
+    None for what is not floating, for what keeps residuals, and for hyperparameters, which are set and not summed.
+    """
     found: list[Leaf | None] = []
 
     def visit(node: Any, path: tuple[Any, ...], grid: Any) -> None:
@@ -69,7 +73,7 @@ def state_leaves(state: Any) -> list[Leaf | None]:
                         visit(field, (*where, jax.tree_util.GetAttrKey(name)), grid)
                     else:
                         found.extend([None] * len(jax.tree.leaves(field)))
-            elif is_floating(held):
+            elif is_floating(held) and jax.tree_util.GetAttrKey("hyperparams") not in where:
                 found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
             else:
                 found.append(None)
@@ -106,10 +110,15 @@ def meant_state(
         return concealed(inner.update(grads, held, weights, **more)[1])
 
     given = jax.tree.map(_wide, (updates, reveal(state), params, extra))
+    if not double:
+        found = jax.tree.leaves(made(*given))
+        if not any(is_floating(leaf) and leaf.dtype.itemsize < 4 for leaf in found):
+            return found
+    # On wide values it narrows still, by dtypes of its own (`mu_dtype`), or is to be made in float64.
     try:
         return _unrounded(made, given, double)
     except NotImplementedError:
-        # A factorization or the like: its own arithmetic, on wide values.
+        # A factorization or the like: its own arithmetic will have to do.
         return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
 
 
@@ -128,38 +137,58 @@ def _wide(leaf: Any) -> Any:
 def kept_alone(inner: optax.GradientTransformationExtraArgs, state: Any, params: PyTree[Array]) -> Kept:
     """What each leaf of a state keeps of itself in an update without gradient, from updates made of zeros and of ones.
 
+    They are made on parameters of one entry each: what an optimizer does to an entry rarely depends on how many there are.
+
     Args:
         inner: the optimizer.
         state: its first state.
-        params: the parameters, of which only shapes and dtypes matter.
+        params: the parameters, of which only the tree, the dtypes and the numbers of axes matter.
 
     Returns:
-        A row of numbers, one for each leaf; NaN for what is not floating, for single numbers, and everywhere if the
-        optimizer cannot make an update from these alone.
+        A row of numbers, one for each leaf; NaN for what belongs to no parameter, and everywhere if the optimizer cannot make
+        an update from these alone.
     """
-    leaves, structure = jax.tree.flatten(state)
-    places = [index for index, leaf in enumerate(state_leaves(state)) if leaf is not None and jnp.size(leaves[index]) > 1]
-
-    def responses() -> Kept:
-        nothing = jax.tree.map(jnp.zeros_like, params)
-
-        def held(value: float) -> Any:
-            filled = [jnp.full_like(leaf, value) if index in places else leaf for index, leaf in enumerate(leaves)]
-            return jax.tree.unflatten(structure, filled)
-
-        def row(found: Sequence[Sequence[Any]]) -> Array:
-            zero, one = ([widened(side[index].reshape(-1)[0]) for index in places] for side in found)
-            steps = jnp.stack([(b - a).astype(jnp.float32) for a, b in zip(zero, one, strict=True)])
-            return jnp.full(len(leaves), jnp.nan, jnp.float32).at[jnp.asarray(places)].set(steps)
-
-        meant = [meant_state(inner, nothing, held(value), nothing, {}) for value in (0.0, 1.0)]
-        stored = [jax.tree.leaves(inner.update(nothing, held(value), nothing)[1]) for value in (0.0, 1.0)]
-        return Kept(row(meant), row(stored))
-
-    unknown = Kept(*(jnp.full(len(leaves), jnp.nan, jnp.float32) for _ in Kept._fields))
-    if not places:
-        return unknown
+    leaves = jax.tree.leaves(state)
+    unknown = np.full(len(leaves), np.nan, np.float32)
+    owned = {(path, jnp.shape(leaf)) for path, leaf in _paths(params)}
+    places = [
+        index
+        for index, (place, (path, leaf)) in enumerate(zip(state_leaves(state), _paths(state), strict=True))
+        if place is not None and any((path[start:], leaf.shape) in owned for start in range(len(path) + 1))
+    ]
     try:
-        return jax.jit(responses)()
+        with jax.ensure_compile_time_eval():
+            rows = _responses(inner, state, params, places) if places else []
     except Exception:  # An optimizer may ask for what only a real update has; then nothing is known.
-        return unknown
+        rows = []
+    columns = [unknown.copy() for _ in Kept._fields]
+    for column, row in zip(columns, rows, strict=False):
+        column[places] = row
+    return Kept(*map(jnp.asarray, columns))
+
+
+def _paths(tree: Any) -> list[Any]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _responses(
+    inner: optax.GradientTransformationExtraArgs, state: Any, params: PyTree[Array], places: Sequence[int]
+) -> list[list[float]]:
+    """How much more leaves of ones than leaves of zeros leave behind: as meant, and as stored."""
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((1,) * jnp.ndim(leaf), jnp.result_type(leaf)), params)
+    small = inner.init(nothing)
+    leaves, structure = jax.tree.flatten(small)
+    if structure != jax.tree.structure(state):
+        return []
+
+    def held(value: float) -> Any:
+        filled = [jnp.full_like(leaf, value) if index in places else leaf for index, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, filled)
+
+    def step(found: Sequence[Sequence[Any]]) -> list[float]:
+        zero, one = ([float(widened(side[index]).reshape(-1)[0]) for index in places] for side in found)
+        return [b - a for a, b in zip(zero, one, strict=True)]
+
+    meant = [meant_state(inner, nothing, held(value), nothing, {}) for value in (0.0, 1.0)]
+    stored = [jax.tree.leaves(inner.update(nothing, held(value), nothing)[1]) for value in (0.0, 1.0)]
+    return [step(meant), step(stored)]

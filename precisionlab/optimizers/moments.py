@@ -95,7 +95,7 @@ def round_state(
         return jax.tree.unflatten(structure, stored)
 
     def init(params: PyTree[Array]) -> Any:
-        return RoundStateState(rounded(inner.init(params), 0), jnp.int32(0), grid_of(fmt))
+        return RoundStateState(rounded(inner.init(params), 0), jnp.int32(0), grid_of(fmt, mode))
 
     def update(
         updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None, **extra: Any

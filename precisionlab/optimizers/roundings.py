@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precisionlab._typing import Array, Int, PRNGKeyArray
+from precisionlab._typing import Array, Bool, Int, PRNGKeyArray
 from precisionlab.checks import check_numbers
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, Stochastic, check_mode
@@ -36,10 +36,14 @@ _State = TypeVar("_State")
 
 
 class Grid(NamedTuple):
-    """Where the values of a format lie: significand bits, and the exponent of the smallest normal number."""
+    """Where the values of a format lie: significand bits, the exponent of the smallest normal number; and the way there.
+
+    `stochastic` says whether rounding is, so that what single updates lose is not lost on average.
+    """
 
     precision: Int[Array, ""]
     emin: Int[Array, ""]
+    stochastic: Bool[Array, ""]
 
 
 class Revealed(NamedTuple):
@@ -48,9 +52,9 @@ class Revealed(NamedTuple):
     state: Any
 
 
-def grid_of(fmt: Format) -> Grid:
+def grid_of(fmt: Format, mode: Mode) -> Grid:
     """The grid of a format, as arrays that a state can hold."""
-    return Grid(jnp.int32(fmt.precision), jnp.int32(fmt.emin))
+    return Grid(jnp.int32(fmt.precision), jnp.int32(fmt.emin), jnp.bool_(isinstance(mode, Stochastic)))
 
 
 def rounds_weights(node: Any) -> bool:

@@ -10,7 +10,7 @@ import optax
 from precisionlab._typing import Array, PRNGKeyArray, PyTree
 from precisionlab.carriers import CARRIERS, as_float64, to_bits, widened
 from precisionlab.formats import Format
-from precisionlab.optimizers.looking import Looked, Sight, look
+from precisionlab.optimizers.looking import Looked, Sight, Wanted, look
 from precisionlab.optimizers.meaning import Leaf, meant_state, state_leaves
 from precisionlab.optimizers.roundings import reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.storing import grids_of_weights
@@ -94,11 +94,11 @@ def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNG
         jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
         jax.tree.leaves(jax.tree.map(stored_sum, weights, steps)),
         _keeping(weights, event),
-        grids_of_weights(list(_by_path(weights)), event.before),
+        [None if grid is None else grid[:2] for grid in grids_of_weights(list(_by_path(weights)), event.before)],
         strict=True,
     )
     kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
-    return look([Sight(*row) for row in rows], structure, asked.formats, key, detail=asked.detail, kept=kept)
+    return look([Sight(*row) for row in rows], structure, asked.formats, key, Wanted(asked.detail, kept=kept))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -136,7 +136,8 @@ def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNG
     old, structure = jax.tree.flatten(event.before)
     rows = zip(state_leaves(event.before), old, meant, jax.tree.leaves(event.after), strict=True)
     sights = [_state_sight(asked, *row) for row in rows]
-    seen = look(sights, structure, asked.formats, key, detail=asked.detail, directions=True)
+    # Without sums and histograms, which take most of the time to compile, and there are several leaves for each weight.
+    seen = look(sights, structure, asked.formats, key, Wanted(detail=False, directions=True, gaps=True))
     # The state itself tells the tree, and a second one with its names would confuse those who search it.
     return jax.tree.map(lambda packed: packed._replace(tree=None), seen, is_leaf=lambda node: isinstance(node, PackedTallies))
 
@@ -147,4 +148,4 @@ def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new
     before, wanted = widened(old), widened(meant)
     if before.dtype != wanted.dtype:
         before, wanted = as_float64(before), as_float64(wanted)
-    return Sight(old, wanted - before, new, None, None if place.grid is None else tuple(place.grid))
+    return Sight(old, wanted - before, new, None, None if place.grid is None else tuple(place.grid[:2]))

@@ -23,13 +23,15 @@ _DTYPES = tuple(FORMATS)
 class Stored(NamedTuple):
     """A storage format: its name, its precision and smallest normal exponent, and the bytes of a number in it.
 
-    The name is empty, and the bytes unknown, for a simulated format that is not in the registry.
+    The name is empty, and the bytes unknown, for a simulated format that is not in the registry. `stochastic` says whether a
+    rounding inside the optimizer leads there stochastically.
     """
 
     name: str
     precision: int
     emin: int
     itemsize: int | None
+    stochastic: bool = False
 
 
 @jax.tree_util.register_static
@@ -105,10 +107,10 @@ def _paths(tree: Any) -> Iterator[str]:
 def _stored(grid: Any, dtype: str) -> Stored:
     known = None
     if grid is not None and not any(isinstance(number, Tracer) for number in grid):
-        precision, emin = (int(number) for number in grid)
+        precision, emin, stochastic = (int(number) for number in grid)
         names: Mapping[str, Any] = FORMATS
         name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
-        known = Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None)
+        known = Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None, bool(stochastic))
     if known is None:
         known = Stored(dtype, int(FORMATS[dtype].precision), int(FORMATS[dtype].emin), np.dtype(dtype).itemsize)
     return known

@@ -45,7 +45,7 @@ class StateRecord(NamedTuple):
 
     Attributes:
         tally: a `Tally` for each leaf that is stored narrower than float32 (for each floating one if asked for), against the
-            same update made in wider arithmetic; rising and falling entries are told apart.
+            same update made in wider arithmetic; counts alone, with rising and falling entries told apart.
         what_if, stochastic, compensated: as in `Record`, for the same leaves.
         recent: as in `Record`, for each leaf of `tally`.
         kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
@@ -67,9 +67,9 @@ class Record(NamedTuple):
         step: the number of that update, from 1; 0 if it has not looked yet.
         tally: a `Tally` for each leaf of the parameters, in the parameters' own tree.
         what_if: for each format asked about, by name, the tallies there would have been had the weights been stored in it,
-            rounded to nearest even.
+            rounded to nearest even; counts alone, as in the next two.
         ages: when each entry last moved, if asked for, else None.
-        stochastic: what if they had been stored with stochastic rounding; counts alone.
+        stochastic: what if they had been stored with stochastic rounding.
         compensated: what if they had been stored to nearest, with a compensation in the same format: `Tally.invisible` counts
             the updates that it would keep.
         reads: how many updates were looked at.
@@ -151,7 +151,10 @@ def track(
     asked = Asked(inner, _named_formats(formats), detail, state)
 
     def init(params: PyTree[Array]) -> Any:
+        _check_params(params)
         inner_state = inner.init(params)
+        if any(isinstance(node, TrackState) for node in jax.tree.leaves(inner_state, is_leaf=_is_tracked)):
+            raise ValueError("track: this optimizer is tracked inside already; wrap the whole optimizer once, outermost.")
         weights, seen = look_at_nothing(asked, params, inner_state)
         remembered = None
         if seen is not None:
@@ -225,6 +228,19 @@ def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> d
     return dict(formats) if isinstance(formats, Mapping) else {name_of(fmt): fmt for fmt in given}
 
 
+def _is_tracked(node: Any) -> bool:
+    return isinstance(node, TrackState)
+
+
+def _check_params(params: PyTree[Any]) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, float):
+            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the top"
+            raise TypeError(
+                f"track: the parameter at {where} is a Python number, {leaf}; make it an array: jnp.asarray({leaf})."
+            )
+
+
 def _averaged(mean: Array, seen: PackedTallies, reads: Array) -> Array:
     """The running means of the fractions lost, over about the last `_RECENT` reads."""
     found, number = lost_fractions(seen), jnp.minimum(reads, _RECENT).astype(jnp.float32)
@@ -253,11 +269,7 @@ def stagnation(opt_state: Any) -> Record:
         >>> int(stagnation(state).step)
         0
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, TrackState))
-        if isinstance(leaf, TrackState)
-    ]
+    found = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_tracked) if _is_tracked(leaf)]
     if not found:
         raise ValueError("stagnation: this state holds no record; wrap the optimizer first: track(optimizer).")
     if len(found) > 1:
