@@ -507,7 +507,7 @@ def test_reinforcement_learning_changes_one_weight_in_a_hundred() -> None:
     advice = named(record, "frozen", "weights", "")
     assert math.isclose(advice.share, lost.mean(), rel_tol=1e-5)
     assert advice.cure == "round_params"
-    assert "300,000 updates" in advice.sentence
+    assert "the updates of 300,000 entries" in advice.sentence
     assert advice.cure in CURES_OF_WEIGHTS
 
 
