@@ -18,8 +18,6 @@ from tests.recount import COUNTS, exponents, recount, wide
 from tests.test_optimizers import gradients, parameters, same, stepper
 
 STEPS = 4
-pytestmark = pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")  # this file is about the state
-
 
 @pytest.fixture(autouse=True)
 def _optax_needs_standard_promotion() -> Iterator[None]:
@@ -414,7 +412,6 @@ def test_donated_and_scanned_records_of_the_state_are_the_same() -> None:
     assert isinstance(scanned[1].record.state.tally, PackedTallies)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="stagnation places the tallies by the dtypes that the state has now")
 def test_state_that_changes_its_dtype_is_placed_where_it_was() -> None:
     """inject_hyperparams keeps decays in float32 arrays, beside which moments in bfloat16 become float32 at once."""
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(3)}

@@ -218,14 +218,19 @@ def _above_floor(tally: Tally, stored: Stored) -> float:
 def _decay_does_nothing(groups: list[_Seen], asked: float) -> Iterable[Advice]:
     """By the half-gap law: towards zero no number of p bits moves by 2^-(p+1) of itself or less."""
     plain = [seen for seen in groups if seen.stored is not None and seen.tally.invisible is None]
-    held = [seen for seen in plain if seen.stored is not None and asked <= 2.0 ** -(seen.stored.precision + 1)]
+    held = [
+        seen
+        for seen in plain
+        if seen.stored is not None and not seen.stored.stochastic and asked <= 2.0 ** -(seen.stored.precision + 1)
+    ]
     if held:
         entries, all_entries = (sum(int(seen.tally.entries) for seen in part) for part in (held, groups))
+        wide = ", float32 in every step" if asked > 2.0**-FLOAT32.precision else ""
         least = min(2.0 ** -(seen.stored.precision + 1) for seen in held if seen.stored is not None)
         sentence = (
             f"Weight decay alone does nothing to {_number(entries)} of {_number(all_entries)} weights: it asks for {asked:.1e} "
             f"of each in a step, and none moves towards zero by {least:.1e} of itself or less. Stochastic rounding would apply "
-            f"it on average (round_params), float32 in every step."
+            f"it on average (round_params){wide}."
         )
         yield Advice(
             "decay", "weights", _common([seen.path for seen in held]) if len(held) == 1 else "*", 1.0, "round_params", sentence

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from precisionlab._typing import Array, Bool, Float, Int
 from precisionlab.carriers import widened
@@ -61,14 +62,12 @@ def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
     if not weights:
         return arrival
     now = _sampled(weights)
-    # Compilers may contract a product into the sum: one unit in the last place of the storage is no other place.
+    # Compilers may contract a product into the sum, or leave out a rounding before it: one unit in the last place of the
+    # largest number that took part is no other place.
+    sizes = jnp.maximum(jnp.abs(arrival.before), jnp.maximum(jnp.abs(arrival.update), jnp.abs(arrival.expected)))
+    largest = jnp.where(jnp.isfinite(sizes), sizes, 0)
     slack = jnp.concatenate(
-        [
-            jnp.where(jnp.isfinite(part), ulp(jnp.where(jnp.isfinite(part), part, 0), FORMATS[leaf.dtype.name]), 0)
-            if leaf.dtype.itemsize <= 4
-            else jnp.abs(part) * 2.0**-22
-            for leaf, part in zip(weights, _parts(arrival.expected, weights), strict=True)
-        ]
+        [_slack(part, leaf.dtype) for leaf, part in zip(weights, _parts(largest, weights), strict=True)]
     ).astype(jnp.float32)
     seen = jnp.isfinite(now) & jnp.isfinite(arrival.expected) & jnp.isfinite(arrival.update)
     elsewhere = seen & (jnp.abs(now - arrival.expected) > slack)
@@ -94,6 +93,13 @@ def misplacement(arrival: Arrival) -> str | None:
         f"last time they moved by {float(arrival.ratio):.3g} of the update). `track` sees only what it wraps: put it around "
         f"the whole optimizer, learning rate included, track(chain(...)), and add what it returns to the weights unchanged."
     )
+
+
+def _slack(sizes: Array, dtype: Any) -> Array:
+    """One unit in the last place of numbers stored in a dtype."""
+    if dtype.itemsize > 4:
+        return sizes * np.float32(2.0**-22)
+    return ulp(sizes, FORMATS[dtype.name])
 
 
 def _count(leaf: Any) -> int:

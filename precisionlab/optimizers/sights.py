@@ -17,7 +17,16 @@ from precisionlab.optimizers.storing import grids_of_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.packing import PackedTallies
 
-__all__ = ["Asked", "Event", "floating", "look_at_nothing", "look_at_state", "look_at_weights", "weights_and_updates"]
+__all__ = [
+    "Asked",
+    "Event",
+    "floating",
+    "look_at_nothing",
+    "look_at_state",
+    "look_at_weights",
+    "told_leaves",
+    "weights_and_updates",
+]
 
 
 class Asked(NamedTuple):
@@ -142,8 +151,17 @@ def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNG
     return jax.tree.map(lambda packed: packed._replace(tree=None), seen, is_leaf=lambda node: isinstance(node, PackedTallies))
 
 
+def told_leaves(asked: Asked, state: Any) -> list[bool]:
+    """For each leaf of a state, whether the record tells of it."""
+    return [_told(asked, place) for place in state_leaves(state)]
+
+
+def _told(asked: Asked, place: Leaf | None) -> bool:
+    return place is not None and (bool(asked.state) or place.narrow)
+
+
 def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new: Array) -> Sight | None:
-    if place is None or not (asked.state or place.narrow):
+    if place is None or not _told(asked, place):
         return None
     before, wanted = widened(old), widened(meant)
     if before.dtype != wanted.dtype:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
-from precisionlab._typing import Array, Int, PyTree
+from precisionlab._typing import Array, Bool, Int, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.checks import check_numbers
 from precisionlab.fates import Tally
@@ -24,6 +25,7 @@ from precisionlab.optimizers.sights import (
     look_at_nothing,
     look_at_state,
     look_at_weights,
+    told_leaves,
     weights_and_updates,
 )
 from precisionlab.optimizers.storing import Storage, check_whole, storage_of, store_description
@@ -50,6 +52,7 @@ class StateRecord(NamedTuple):
         recent: as in `Record`, for each leaf of `tally`.
         kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
             is not known.
+        told: for each leaf of the state, in order, whether the tallies tell of it.
     """
 
     tally: PyTree[Tally]
@@ -58,6 +61,7 @@ class StateRecord(NamedTuple):
     compensated: Mapping[str, PyTree[Tally]]
     recent: PyTree[Array]
     kept: PyTree[Kept]
+    told: Bool[Array, "..."]
 
 
 class Record(NamedTuple):
@@ -158,7 +162,8 @@ def track(
         weights, seen = look_at_nothing(asked, params, inner_state)
         remembered = None
         if seen is not None:
-            remembered = StateRecord(*seen, lost_fractions(seen.tally), kept_alone(inner, inner_state, params))
+            kept, told = kept_alone(inner, inner_state, params), told_leaves(asked, inner_state)
+            remembered = StateRecord(*seen, lost_fractions(seen.tally), kept, jnp.array(told, bool))
         floats = floating(params)
         moved = start_ages(floats) if ages else None
         arrival = start_arrival(jax.tree.leaves(floats))
@@ -194,7 +199,12 @@ def track(
             seen = look_at_weights(asked, event, fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
             if mine is not None and memory is not None:
-                mine = StateRecord(*memory, _averaged(mine.recent, memory.tally, reads), mine.kept)
+                mine = StateRecord(
+                    *memory,
+                    _averaged(mine.recent, memory.tally, reads),
+                    mine.kept,
+                    jnp.array(told_leaves(asked, state.inner), bool),
+                )
             sums = jax.tree.map(stored_sum, weights, steps)
             leaving = departed(arrival, *map(jax.tree.leaves, (weights, steps, sums)))
             recent = _averaged(record.recent, seen.tally, reads)
@@ -244,6 +254,8 @@ def _check_params(params: PyTree[Any]) -> None:
 def _averaged(mean: Array, seen: PackedTallies, reads: Array) -> Array:
     """The running means of the fractions lost, over about the last `_RECENT` reads."""
     found, number = lost_fractions(seen), jnp.minimum(reads, _RECENT).astype(jnp.float32)
+    if found.shape != mean.shape:  # Optimizers may widen their state in the first update.
+        return found
     known = jnp.where(jnp.isnan(mean), found, mean + (found - mean) / number)
     return jnp.where(jnp.isnan(found), mean, known)
 
@@ -275,7 +287,7 @@ def stagnation(opt_state: Any) -> Record:
     if len(found) > 1:
         raise ValueError(f"stagnation: this state holds {len(found)} records; wrap the whole optimizer once, outermost.")
     record = found[0].record
-    if not isinstance(record.arrival.missed, Tracer):
+    if not isinstance(record.arrival.missed, Tracer) and not jnp.ndim(record.arrival.missed):
         sentence = misplacement(record.arrival)
         if sentence is not None:
             warnings.warn(f"stagnation: {sentence}", MisplacedWarning, stacklevel=2)
@@ -284,8 +296,11 @@ def stagnation(opt_state: Any) -> Record:
     latest = record._replace(**_unpacked(record))
     check_whole(latest.tally, record.storage)
     if state is not None:
+        tree = _state_tree(inner, state.told, state.tally.fates.shape[-2])
         placed = jax.tree.map(
-            lambda node: node._replace(tree=_state_tree(inner, node)) if _is_packed(node) else node, state, is_leaf=_is_packed
+            lambda node: node._replace(tree=tree) if _is_packed(node) else node,
+            state,
+            is_leaf=_is_packed,
         )
         rows = [Kept(*row) for row in zip(state.kept.meant, state.kept.stored, strict=True)]
         kept = jax.tree.unflatten(jax.tree.structure(inner), rows)
@@ -297,12 +312,15 @@ def _is_packed(node: Any) -> bool:
     return isinstance(node, PackedTallies)
 
 
-def _state_tree(state: Any, packed: PackedTallies) -> PyTree[Any]:
-    """The tree of the leaves of a state that were counted: all that can stagnate, or the narrow ones."""
-    places = state_leaves(state)
-    if sum(place is not None for place in places) != packed.fates.shape[-2]:
-        places = [place if place is not None and place.narrow else None for place in places]
-    return skeleton(jax.tree.unflatten(jax.tree.structure(state), [None if place is None else 0 for place in places]))
+def _state_tree(state: Any, told: Any, count: int) -> PyTree[Any]:
+    """The tree of the leaves of a state that were counted."""
+    if isinstance(told, Tracer):  # By the dtypes that the state has now, which only a first update may have changed.
+        places = state_leaves(state)
+        every = sum(place is not None for place in places) == count
+        marks = [place is not None and (every or place.narrow) for place in places]
+    else:
+        marks = np.atleast_2d(np.asarray(told))[0]  # of a stack of records, those of the first
+    return skeleton(jax.tree.unflatten(jax.tree.structure(state), [0 if mark else None for mark in marks]))
 
 
 def _unpacked(seen: Any) -> dict[str, Any]:
