@@ -176,12 +176,12 @@ finish(figure, "1-cures")
 figure, ax = plt.subplots(figsize=(8.5, 4.4), layout="constrained")
 edges = np.array(pl.HISTOGRAM_EDGES)
 for path, colour in (("dense/kernel", BLUE), ("norm/scale", RED)):
-    tally = pl.by_path(stagnation(states["float32"]).what_if["bfloat16"])[path]
+    tally = pl.by_path(stagnation(states["bfloat16"]).tally)[path]
     counts = 100 * np.asarray(tally.histogram) / float(tally.asked)
     ax.bar(edges[:-1], counts, width=0.92, align="edge", color=colour, alpha=0.65, label=path)
 ax.axvspan(edges[0], -1, color="0.6", alpha=0.2, linewidth=0, zorder=0)
 ax.text(edges[0] + 0.4, ax.get_ylim()[1] * 0.94, "lost: below half an ulp", va="top", color="0.3")
-ax.set(xlim=(edges[0], edges[-1]), ylabel="share of the updates (%)", title="Were the float32 weights stored in bfloat16")
+ax.set(xlim=(edges[0], edges[-1]), ylabel="share of the updates (%)", title="The last step of the bfloat16 run")
 ax.set_xlabel(r"$\log_2$ (size of the update / ulp of the weight)")
 ax.legend(frameon=False)
 ax.grid(axis="y", alpha=0.25)

@@ -8,7 +8,7 @@
     total(record.tally).stagnated_fraction
 """
 
-from precisionlab.optimizers.advising import Advice, advise
+from precisionlab.optimizers.advice import Advice, advise
 from precisionlab.optimizers.compensated import KahanState, kahan
 from precisionlab.optimizers.components import TwoComponentsState, two_components
 from precisionlab.optimizers.grid import RoundParamsState, round_params
