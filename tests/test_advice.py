@@ -79,6 +79,15 @@ def test_what_stochastic_rounding_would_land_is_counted_where_it_was_asked() -> 
     assert f"Stochastic rounding would have landed {landed:.2g} % of steps" in advice.sentence
 
 
+def test_below_every_floor_no_cure_is_named() -> None:
+    """In float32 a compensation has a floor too; under it the sentence says so, and above it the compensation is the cure."""
+    w = {"w": jnp.ones(64)}
+    for size, cure in ((2.0**-30, "kahan"), (2.0**-60, None)):
+        advice = only(after(w, {"w": jnp.full(64, size)}), "frozen")
+        assert advice.cure == cure, size
+        assert ("only larger steps help" in advice.sentence) == (cure is None)
+
+
 def test_large_weights_are_given_other_cures_than_small_ones() -> None:
     """Float32 for what takes a megabyte or a hundredth of all; else chance if it lands anything, else a compensation."""
     size = 2**19 + 1
@@ -322,7 +331,7 @@ def test_a_counter_that_stands_still_says_where() -> None:
     record = after({"w": jnp.ones(10)}, {"w": jnp.full(10, 0.1)}, count, steps=300)
     advice = only(record, "counter")
     assert "a single number that stands still at 256 or above" in advice.sentence
-    assert "updates lost (8 significand bits count by ones up to 2^8 = 256). Make it an integer" in advice.sentence
+    assert "updates lost in the last 100 reads (8 significand bits count by ones up to 2^8 = 256). Make it an integer" in advice.sentence
     assert advice.share == pytest.approx(float(jax.tree.leaves(record.state.recent)[0]))
 
 

@@ -466,6 +466,19 @@ def test_round_params_repeats_with_its_seed_and_resumes() -> None:
     assert all((drawn[i] != drawn[j]).any() for i in range(4) for j in range(i))
 
 
+def test_stochastic_rounding_has_the_floor_of_its_carrier() -> None:
+    """Below half a gap of float32 nothing lands whatever the bits; just above it lands as often as the sum says."""
+    optimizer, size = round_params(pl.BFLOAT16, pl.stochastic), 2**20
+    for dtype in (jnp.float32, jnp.bfloat16):
+        w = jnp.ones(size, dtype)
+        for sign, half in ((1, 2.0**-24), (-1, 2.0**-25)):  # the gap below a power of two is half as wide
+            for u, lands in ((half, 0.0), (1.01 * half, 2 * half / (2.0**-7 if sign > 0 else 2.0**-8))):
+                updates, _ = optimizer.update(jnp.full(size, sign * u), optimizer.init(w), w)
+                moved = int((apply_updates(w, updates) != w).sum())
+                assert abs(moved - size * lands) <= 5 * (size * lands) ** 0.5, (dtype, sign, u, moved)
+    assert size * lands >= 4  # enough of them to tell from none
+
+
 def test_round_params_in_a_native_narrow_dtype() -> None:
     params = parameters(["bfloat16", "float16"])
     updates = jax.tree.map(lambda leaf: np.random.default_rng(1).normal(0, 0.01, leaf.shape).astype(np.float32), params)

@@ -19,6 +19,7 @@ from tests.test_optimizers import gradients, parameters, same, stepper
 
 STEPS = 4
 
+
 @pytest.fixture(autouse=True)
 def _optax_needs_standard_promotion() -> Iterator[None]:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -418,3 +419,22 @@ def test_state_that_changes_its_dtype_is_placed_where_it_was() -> None:
     optimizer = track(optax.inject_hyperparams(optax.adam)(1e-3))
     _, state = optimizer.update(params, optimizer.init(params), params)
     assert of_state(stagnation(state))
+
+
+def test_what_cannot_be_made_again_is_made_in_float64() -> None:
+    """A factorization has no program to run in another arithmetic; on float64 values its own tells what float32 lost."""
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(lambda w: jnp.full_like(w, 2.0**20), params)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        del params
+        state = jax.tree.map(lambda s, g: s + jnp.linalg.cholesky(g @ g.T + jnp.eye(4, dtype=g.dtype)), state, grads)
+        return grads, state
+
+    params, grads = {"w": jnp.ones((4, 4))}, {"w": 2.0**-8 * jax.random.normal(jax.random.key(0), (4, 4))}
+    optimizer = track(optax.GradientTransformation(init, update), state=True)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    found = pl.by_path(stagnation(state).state.tally)["w"]
+    # Above the diagonal nothing is added, on it about 1, below it what 2^20 does not see.
+    assert (int(found.zero), int(found.landed), int(found.swamped)) == (6, 4, 6)

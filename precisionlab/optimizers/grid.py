@@ -40,6 +40,11 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
     mode)`. Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond
     three numbers. `track` around the chain tells what is lost, from the updates as they were before this rounding.
 
+    The floor. Rounded to nearest, an update of at most half the gap from w to its neighbour is lost (a tie only where w is
+    even), in every step anew. Rounded stochastically w + u lands in proportion to u, once it is there: the carrier makes the
+    sum, and updates of at most half of the carrier's own gap are lost in it: 2^-24 at a weight of 1 in float32, where half a
+    gap of bfloat16 is 2^-8. Such steps want a compensation (`kahan`), or masters in something wider still.
+
     Args:
         fmt: the format of the weights.
         mode: how they are rounded. `stochastic` makes updates below half an ulp land in proportion to their size.

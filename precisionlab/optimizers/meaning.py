@@ -18,7 +18,7 @@ from precisionlab.arithmetic.frames import Frame
 from precisionlab.arithmetic.operations import operate
 from precisionlab.arithmetic.programs import program_of
 from precisionlab.arithmetic.simulation import arithmetic_of
-from precisionlab.carriers import widened
+from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
@@ -99,7 +99,8 @@ def meant_state(
         state: its state.
         params: the parameters.
         extra: further arguments of the update.
-        double: in float64 rather than in float32 (needs `jax.enable_x64` around).
+        double: in float64 rather than in float32 (needs `jax.enable_x64` around). Constants stay those of the program: 0.999
+            is that of float32, as the optimizer multiplies by it.
 
     Returns:
         The leaves of the new state, floating ones in float32 or float64.
@@ -118,7 +119,9 @@ def meant_state(
     try:
         return _unrounded(made, given, double)
     except NotImplementedError:
-        # A factorization or the like: its own arithmetic will have to do.
+        # A factorization or the like: its own arithmetic will have to do, on values as wide as they can be.
+        if double:
+            given = jax.tree.map(lambda leaf: as_float64(leaf) if is_floating(leaf) else leaf, given)
         return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
 
 

@@ -57,7 +57,7 @@ def about_state(record: Record, reads: int) -> Iterable[Advice]:
         elif little:
             continue
         elif int(tally.entries) == len(seen.paths) and math.isnan(meant):
-            yield _counter(seen, name, share)
+            yield _counter(seen, name, share, reads)
         elif int(tally.falling) and not int(tally.fell) and _never_falls(seen):
             sentence = (
                 f"{name}: a ratchet: {number(tally.falling)} entries should have fallen in the last read, 0 did "
@@ -91,13 +91,13 @@ def _among_subnormals(seen: Seen) -> bool:
     return stored is not None and int(seen.tally.finest) == stored.emin - stored.precision + 1
 
 
-def _counter(seen: Seen, name: str, share: float) -> Advice:
+def _counter(seen: Seen, name: str, share: float, reads: int) -> Advice:
     tally, precision = seen.tally, 0 if seen.stored is None else seen.stored.precision
     where = "" if tally.coarsest is None or not precision else f" at {2.0 ** (int(tally.coarsest) + precision - 1):g} or above"
     law = f" ({precision} significand bits count by ones up to 2^{precision} = {2**precision})" if precision else ""
     sentence = (
-        f"{name}: a single number that stands still{where}: {percent(share)} of its updates lost{law}. Make "
-        f"it an integer, or float32."
+        f"{name}: a single number that stands still{where}: {percent(share)} of its updates lost {when(reads)}{law}. "
+        f"Make it an integer, or float32."
     )
     return Advice("counter", "state", seen.path, share, "float32", sentence)
 

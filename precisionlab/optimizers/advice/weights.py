@@ -64,9 +64,16 @@ def _frozen(record: Record, seen: Seen, name: str, reads: int, everything: int) 
             f"To land a step must exceed {steps} (half of it from a power of two down); yours is {size:.1e} on average."
         )
     if stored.precision >= FLOAT32.precision or size <= 2.0 ** (coarsest - 1 + stored.precision - FLOAT32.precision):
+        kept = _above_floor(tally, stored)
+        if kept == 0:
+            parts.append(
+                "Float32 would lose the largest of them too, and perhaps all are below the floor of a compensation (kahan): "
+                "only larger steps help, or float64."
+            )
+            return Advice("frozen", "weights", seen.path, share, None, " ".join(parts))
         parts.append(
             f"Float32 would lose the largest of them too: a compensation (kahan) in the same format keeps what is above its "
-            f"floor, {_share(_above_floor(tally, stored))} of them, for {_memory(stored, tally)}."
+            f"floor, {_share(kept)} of them, for {_memory(stored, tally)}."
         )
         return Advice("frozen", "weights", seen.path, share, "kahan", " ".join(parts))
     by_chance, measured = _lands_by_chance(record, seen)
