@@ -46,6 +46,7 @@ from precisionlab.grids import as_carrier, is_number, largest_bits
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_even, to_odd
 from precisionlab.randomness import check_key
 from precisionlab.rounding import round_carrier, round_to, straight_through
+from precisionlab.scaling import normalized, significand_of, times_power
 
 __all__ = [
     "BLOCK_FORMATS",
@@ -188,7 +189,7 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat
     factor, exponent = (
         _spread(part, x.shape[axis], block_format.size, axis) for part in _scale_parts(magnitude, block_format, axis, carrier)
     )
-    quotient = _times_power(magnitude, -exponent, to_odd, carrier)
+    quotient = times_power(magnitude, -exponent, to_odd, carrier)
     if not _powers_of_two(block_format):
         # A scale of zero is stored for a block that is negligible in its tensor; its elements, whatever they are, mean zero.
         divided = from_bits(quotient, carrier) / jnp.where(factor == 0, jnp.ones_like(factor), factor)
@@ -200,7 +201,7 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat
     sign = rounded ^ magnitude
     if not _powers_of_two(block_format):
         magnitude = to_bits(from_bits(magnitude, carrier) * factor, carrier)
-    values = from_bits(_times_power(magnitude, exponent, nearest_even, carrier) | sign, carrier)
+    values = from_bits(times_power(magnitude, exponent, nearest_even, carrier) | sign, carrier)
     return jnp.where(jnp.isnan(factor), factor, values)
 
 
@@ -209,7 +210,7 @@ def _scales(x: Array, traced: Format, *, fixed: BlockFormat, axis: int) -> Array
     carrier, block_format = CARRIERS[x.dtype.name], _together(fixed, traced)
     magnitude = to_bits(x, carrier) & carrier.word(carrier.sign - 1)
     factor, exponent = _scale_parts(magnitude, block_format, axis, carrier)
-    scales = from_bits(_times_power(to_bits(factor, carrier), exponent, nearest_even, carrier), carrier)
+    scales = from_bits(times_power(to_bits(factor, carrier), exponent, nearest_even, carrier), carrier)
     return jnp.where(jnp.isnan(factor), factor, scales)
 
 
@@ -227,7 +228,7 @@ def _scale_parts(magnitude: Array, block_format: BlockFormat, axis: int, carrier
 def _power_scales(largest: Array, block_format: BlockFormat, carrier: Carrier) -> tuple[Array, Array]:
     """The MX law, from the largest magnitude bits of each block."""
     scale, infinity = block_format.scale, carrier.word(carrier.infinity)
-    exponent = _normalize(largest, carrier)[1] - _normalize(largest_bits(block_format.element, carrier), carrier)[1]
+    exponent = normalized(largest, carrier)[1] - normalized(largest_bits(block_format.element, carrier), carrier)[1]
     top = math.frexp(scale.largest)[1] - 1
     stored = largest < infinity
     if scale.overflow != scale.largest:
@@ -241,54 +242,22 @@ def _fraction_scales(largest: Array, block_format: BlockFormat, carrier: Carrier
     nan, infinity = jnp.asarray(jnp.nan, carrier.dtype), carrier.word(carrier.infinity)
     element = from_bits(largest_bits(block_format.element, carrier), carrier)
     finite = largest < infinity
-    significand, exponent = _significand(largest, carrier)
+    significand, exponent = significand_of(largest, carrier)
     # A divisor that may be NaN is no constant: compilers multiply by the inexact reciprocal of a constant. Nor do they merge
     # two divisions with a select on NaN between them.
     quotient = uncontracted(significand / jnp.where(finite, element, nan))
     if block_format.tensor_scale:
         whole = jnp.max(largest, initial=0)
-        tensor_significand, tensor_exponent = _significand(whole, carrier)
+        tensor_significand, tensor_exponent = significand_of(whole, carrier)
         span = jnp.where(whole < infinity, element * jnp.asarray(block_format.scale.largest, carrier.dtype), nan)
         tensor = uncontracted(round_to(tensor_significand / span, FLOAT32))
         tensor = jnp.where(whole == 0, jnp.ones_like(tensor), tensor)
     else:
         tensor, tensor_exponent = jnp.ones((), carrier.dtype), jnp.int32(0)
-    relative = _times_power(to_bits(quotient / tensor, carrier), exponent - tensor_exponent, to_odd, carrier)
+    relative = times_power(to_bits(quotient / tensor, carrier), exponent - tensor_exponent, to_odd, carrier)
     scale = round_to(from_bits(relative, carrier), block_format.scale)
     factor = jnp.where(finite & jnp.isfinite(scale), scale * tensor, nan)
     return factor, jnp.broadcast_to(tensor_exponent, factor.shape)
-
-
-def _normalize(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
-    """Finite magnitude bits as a significand word, its hidden bit set unless it is zero, and floor(log2) of the value."""
-    t, hidden = carrier.fraction_bits, carrier.word(1 << carrier.fraction_bits)
-    subnormal = magnitude < hidden
-    # A subnormal is an integer in units of the smallest one; as a float that integer is normal, and says where its top bit is.
-    integer = magnitude.astype(np.dtype(f"int{carrier.width}")).astype(carrier.dtype)
-    normal = jnp.where(subnormal, to_bits(integer, carrier), magnitude)
-    unit = jnp.where(subnormal, jnp.int32(carrier.emin - t), jnp.int32(0))
-    exponent = (normal >> carrier.word(t)).astype(jnp.int32) - carrier.bias + unit
-    significand = (normal & (hidden - carrier.word(1))) | hidden
-    return jnp.where(magnitude == 0, carrier.word(0), significand), exponent
-
-
-def _significand(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
-    """Finite magnitude bits as a float in [1, 2), or zero, and the exponent."""
-    significand, exponent = _normalize(magnitude, carrier)
-    return significand.astype(carrier.dtype) * carrier.dtype(2.0**-carrier.fraction_bits), exponent
-
-
-def _times_power(magnitude: Array, exponent: Array, mode: Mode, carrier: Carrier) -> Array:
-    """Finite magnitude bits times 2^exponent: exact, rounded by a mode among the subnormals, at most the largest finite."""
-    t, word = carrier.fraction_bits, carrier.word
-    significand, own = _normalize(magnitude, carrier)
-    biased = own + exponent + carrier.bias
-    shift = word(jnp.clip(1 - biased, 0, t + 2))  # beyond t + 2 only whether it was zero is left to know
-    tail = (word(1) << shift) - word(1)
-    kept = (significand + mode(tail, (significand >> shift) & word(1), False)) >> shift
-    result = kept + (word(jnp.maximum(biased, 1) - 1) << word(t))
-    result = jnp.where(biased > 2 * carrier.bias, word(carrier.infinity - 1), result)
-    return jnp.where(significand == 0, word(0), result)
 
 
 def _spread(per_block: Array, length: int, size: int, axis: int) -> Array:
