@@ -1,0 +1,104 @@
+"""Documents whose code runs and whose output is what it printed: `python -m tests.documents docs/PAGE.md` writes it anew.
+
+A fenced block of Python runs in one session with those before it (or, if it begins with `# a program of its own`, in a process of its
+own); a block of shell is a call of `precisionlab`. The block of text after it is what it printed, long lines folded.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markdown_it import MarkdownIt
+
+WIDTH = 120
+ALONE = "# a program of its own"
+
+
+class Shown(NamedTuple):
+    """A block of output, the lines of its document between the fences, and what its code prints."""
+
+    first: int
+    last: int
+    said: str
+    printed: str
+
+
+def outputs(document: Path, folder: Path) -> Iterator[Shown]:
+    """Run every block of a document, in a folder where it may write."""
+    fences = [token for token in MarkdownIt().parse(document.read_text()) if token.type == "fence"]
+    session: dict[str, Any] = {"__name__": "__main__"}
+    ran = None
+    for fence in fences:
+        first, last = fence.map or (0, 0)
+        if fence.info in ("python", "sh"):
+            try:
+                ran = _run(fence.content, fence.info, session, folder)
+            except Exception as error:
+                raise RuntimeError(f"{document}, line {first + 1}: {error}") from error
+        elif fence.info in ("", "text") and ran is not None:
+            yield Shown(first + 1, last - 1, fence.content, ran)
+            ran = None
+
+
+def _run(code: str, language: str, session: dict[str, Any], folder: Path) -> str:
+    if language == "sh" or code.startswith(ALONE):
+        command = [sys.executable, "-m", *code.split()] if language == "sh" else [sys.executable, "-c", code]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.chdir(folder):
+        exec(compile(code, "<document>", "exec"), session)
+    return printed.getvalue()
+
+
+def folded(text: str) -> str:
+    """Lines no longer than a page, what is folded indented; tables stay as they are."""
+    return "\n".join(
+        line.rstrip() if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        for line in text.strip("\n").splitlines()
+    )
+
+
+_NUMBER = re.compile(r"(?<![\w#])-?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
+
+
+def difference(said: str, printed: str, tolerance: float = 0.1) -> str | None:
+    """The first word that differs, or number that does by more than a tenth: machines round sums in different orders."""
+    ours, theirs = (" ".join(text.split()) for text in (said, printed))
+    words, others = _NUMBER.sub("#", ours).split(), _NUMBER.sub("#", theirs).split()
+    for number, (one, other) in enumerate(zip(words, others, strict=False)):
+        if one != other:
+            return f'"{" ".join(words[max(number - 5, 0) : number + 5])}", and it prints "{other}"'
+    if len(words) != len(others):
+        return f"it says {len(words)} words, and {len(others)} are printed"
+    for one, other in zip(_NUMBER.findall(ours), _NUMBER.findall(theirs), strict=True):
+        a, b = (float(number.replace(",", "").rstrip(".")) for number in (one, other))
+        if abs(a - b) > tolerance * max(abs(a), abs(b)) + 0.02:
+            return f"it says {one}, and {other} is printed"
+    return None
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        document = Path(name)
+        with tempfile.TemporaryDirectory() as folder:
+            found = list(outputs(document, Path(folder)))
+        lines = document.read_text().splitlines()
+        for shown in reversed(found):
+            lines[shown.first : shown.last] = folded(shown.printed).splitlines()
+        document.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
