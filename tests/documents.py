@@ -1,7 +1,8 @@
 """Documents whose code runs and whose output is what it printed: `python -m tests.documents docs/PAGE.md` writes it anew.
 
-A fenced block of Python runs in one session with those before it (or, if it begins with `# a program of its own`, in a process of its
-own); a block of shell is a call of `precisionlab`. The block of text after it is what it printed, long lines folded.
+A fenced block of Python runs in one session with those before it (or, if it begins with `# a program of its own`, in a
+process of its own); a block of shell is a call of `precisionlab`. The block of text after it is what it printed, long lines
+folded.
 """
 
 import contextlib
