@@ -24,7 +24,7 @@ from precisionlab.configs import ConfigError, config_as_dict, parse_config, pars
 from precisionlab.runs import store
 from precisionlab.runs.results import Result
 
-__all__ = ["completed", "draw", "experiment_named", "placed", "requested_config", "sentences"]
+__all__ = ["completed", "draw", "experiment_named", "placed", "requested_config", "sentences", "sized", "svgs"]
 
 
 @contextlib.contextmanager
@@ -61,13 +61,22 @@ def placed(experiment: Any, placement: str | None, settings: Sequence[str]) -> S
     return [*settings, f"sites={','.join(placements[placement])}"]
 
 
-def requested_config(experiment: Any, file: Path | None, settings: Sequence[str], quick: bool) -> Any:
+def sized(experiment: Any, quick: bool, full: bool) -> Mapping[str, Any]:
+    """The fields that a smaller or a larger version changes."""
+    if quick and full:
+        raise Failure("--quick and --full ask for a smaller and a larger version; give one of them.", 2)
+    if full and not experiment.full:
+        raise Failure(f"--full: {experiment.name} has no larger version than its default; run it without.", 2)
+    return experiment.quick if quick else experiment.full if full else {}
+
+
+def requested_config(experiment: Any, file: Path | None, settings: Sequence[str], size: Mapping[str, Any]) -> Any:
     """The configuration asked for; each source is checked by itself, so that the message can name it."""
     stored = _read_config(file) if file else {}
     if file:
         parse_config(experiment.config, stored, str(file))
     where = "--set" if settings else str(file) if file else experiment.name
-    merged = {**stored, **(experiment.quick if quick else {})}
+    merged = {**stored, **size}
     for key, value in parse_settings(experiment.config, settings).items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = {**merged[key], **value} if nested else value
@@ -160,13 +169,13 @@ def _failed(name: str, folder: Path, error: Exception) -> str:
     )
 
 
-def draw(figure: Callable[[Result], Any] | None, found: Result, folder: Path) -> Path | None:
-    """Save the figure in the run folder once; a picture that fails must not cost the result."""
+def draw(figures: Mapping[str, Callable[[Result], Any]], found: Result, folder: Path) -> Path | None:
+    """Save the first figure in the run folder once; a picture that fails must not cost the result."""
     path = folder / "figure.png"
-    if figure is None or path.exists():
+    if not figures or path.exists():
         return path if path.exists() else None
     try:
-        drawn, buffer = figure(found), io.BytesIO()
+        drawn, buffer = next(iter(figures.values()))(found), io.BytesIO()
         drawn.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
         import_module("matplotlib.pyplot").close(drawn)
         store.write_atomically(path, lambda file: file.write(buffer.getvalue()))
@@ -177,3 +186,14 @@ def draw(figure: Callable[[Result], Any] | None, found: Result, folder: Path) ->
         )
         return None
     return path
+
+
+def svgs(figures: Mapping[str, Callable[[Result], Any]], found: Result) -> dict[str, str]:
+    """Every figure as an SVG element, by caption; one that fails is left out, and said so."""
+    drawing, drawn = import_module("precisionlab.runs.drawing"), {}
+    for number, (caption, figure) in enumerate(figures.items(), 1):
+        try:
+            drawn[caption] = drawing.inline_svg(figure(found), f"figure{number}", caption)
+        except Exception as error:
+            terminal.say(f'note: the figure "{caption}" could not be drawn ({terminal.first_line(error)}); it is left out.')
+    return drawn

@@ -40,9 +40,10 @@ class FakeExperiment(NamedTuple):
     question: str
     config: type
     quick: Mapping[str, Any]
+    full: Mapping[str, Any]
     run: Callable[..., Result]
     columns: tuple[str, ...]
-    figure: Callable[[Result], Any] | None
+    figures: Mapping[str, Callable[[Result], Any]]
 
 
 calls: list[int] = []  # the segments computed, in order
@@ -104,7 +105,16 @@ def draw_fake(result: Result) -> Any:
     return figure
 
 
-FAKE = FakeExperiment("fake", "Do numbers add up?", FakeConfig, {"segments": 2}, run_fake, ("format", "loss"), draw_fake)
+FAKE = FakeExperiment(
+    "fake",
+    "Do numbers add up?",
+    FakeConfig,
+    {"segments": 2},
+    {"segments": 6},
+    run_fake,
+    ("format", "loss"),
+    {"Sums": draw_fake},
+)
 
 
 PACKAGE = str(Path(results.__file__).parents[1])
@@ -127,6 +137,6 @@ def main() -> None:
     """The command line with this experiment alone, for a process of its own."""
     from precisionlab import _running, cli
 
-    install(sys.modules, FAKE._replace(figure=None))
+    install(sys.modules, FAKE._replace(figures={}))
     setattr(_running, "_device", lambda: {"device": "none"})  # noqa: B010  (JAX would only cost time here)
     cli.main()

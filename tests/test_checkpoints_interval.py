@@ -20,7 +20,7 @@ from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
 from precisionlab.landing import expected_lost_fraction
 from precisionlab.optimizers import stagnation, track
 from precisionlab.problems import digits
-from precisionlab.runs import plots
+from precisionlab.runs import drawing
 from tests.test_checkpoints import refused, run, save, strict, weights
 
 FORMATS = (BFLOAT16, FLOAT8_E4M3FN)
@@ -107,8 +107,8 @@ def test_the_table_and_json_show_the_interval(tmp_path: Path) -> None:
 def drawn_by(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     """The axes that `--plot` saves from here on."""
     seen: list[Axes] = []
-    original = plots.save_plot
-    monkeypatch.setattr(plots, "save_plot", lambda ax, path: (seen.append(ax), original(ax, path)))
+    original = drawing.save_plot
+    monkeypatch.setattr(drawing, "save_plot", lambda ax, path: (seen.append(ax), original(ax, path)))
     return seen
 
 

@@ -37,7 +37,7 @@ class Said(NamedTuple):
 def _fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modules: dict[str, Any] = {}
     fake_experiment.install(modules)
-    placed = fake_experiment.FAKE._replace(name="placed", config=PlacedConfig)
+    placed = fake_experiment.FAKE._replace(name="placed", config=PlacedConfig, full={})
     modules["precisionlab.experiments"].EXPERIMENTS["placed"] = placed
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -137,6 +137,8 @@ def test_where_settings_come_from_and_which_wins(say, tmp_path: Path) -> None:
     default = {"formats": ["float32", "bfloat16"], "segments": 4, "rate": 0.5, "pause": 0.0}
     assert config() == default
     assert config("--quick") == {**default, "segments": 2}
+    assert config("--full") == {**default, "segments": 6}
+    assert config("--full", "--set", "segments=1") == {**default, "segments": 1}
     assert config("--config", "c.json") == {**default, "segments": 3}
     assert config("--config", "c.toml", "--quick") == {**default, "segments": 2, "rate": 2.0, "formats": ["a"]}
     assert config("--config", "c.toml", "--quick", "--set", "segments=1", "--set", "formats=b,c") == {
@@ -194,9 +196,21 @@ def test_where_runs_go(say, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
         (["run", "placed", "--placement", "al"], 'unknown placement "al"; allowed are weights, gradients, all; did you mean'),
         (["run", "fake", "--placement", "all"], "--placement: fake has no sites to round; run it without"),
         (["run", "placed", "--placement", "all", "--set", "sites=weights"], "say the same thing; give one of them"),
+        (["run", "fake", "--quick", "--full"], "--quick and --full ask for a smaller and a larger version; give one of them"),
+        (["run", "placed", "--full"], "--full: placed has no larger version than its default; run it without"),
         (["run", "a", "b"], "unexpected extra argument"),
-        (["rnu"], 'unknown command "rnu"; allowed are compare, forecast, list, run, selftest, show; did you mean "run"?'),
+        (
+            ["rnu"],
+            'unknown command "rnu"; allowed are compare, forecast, list, report, run, selftest, show; did you mean "run"?',
+        ),
         (["show"], "Missing argument 'RUN'"),
+        (["report"], "Missing argument 'RUN'"),
+        (["report", "latest"], 'no run begins with "latest" under runs: candidates are none'),
+        (
+            ["report", "x", "--output", "."],
+            "--output: . cannot be written (it is a folder); name a file in a folder that exists",
+        ),
+        (["report", "x", "--output", "no/r.html"], "--output: no/r.html cannot be written (there is no folder"),
         (["show", "latest"], 'no run begins with "latest" under runs: candidates are none'),
     ],
 )
@@ -299,7 +313,7 @@ def test_a_figure_that_fails_does_not_cost_the_result(say, monkeypatch: pytest.M
     def fail(_: Any) -> None:
         raise RuntimeError("no ink")
 
-    broken = fake_experiment.FAKE._replace(figure=fail)
+    broken = fake_experiment.FAKE._replace(figures={"Sums": fail})
     experiments = sys.modules["precisionlab.experiments"]
     with monkeypatch.context() as patch:
         patch.setattr(experiments, "EXPERIMENTS", {"fake": broken})
@@ -468,6 +482,79 @@ def test_tables_are_not_cut_where_nobody_watches(say, monkeypatch: pytest.Monkey
     assert long in say("show", "latest", "--sql", f"SELECT step, '{long}' AS a, '{long}' AS b FROM records").out
 
 
+# report
+
+
+def test_report_is_a_page_beside_the_run(say) -> None:
+    run = say("run", "fake", "--json").json["run"]
+    path = Path(run, "report.html")
+    said = say("report", "latest")
+    assert (said.status, said.out, said.err) == (0, f"report  {path}\n", "")
+    page = path.read_text()
+    assert page.index("numbers add up") < page.index("sum is small") < page.index("<svg") < page.index("segments")
+    assert "Do numbers add up?" in page
+    assert ">extra<" not in page  # no column that `run` does not print
+    assert f"report      {path}" in say("show", run).out
+    other = say("report", run, "--output", "other.html", "--json")
+    assert other.json == {"experiment": "fake", "run": run, "report": "other.html"}
+    assert Path("other.html").read_bytes() == path.read_bytes()
+    assert say("run", "fake", "--fresh").status == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "show"])
+def test_others_mention_the_report(say, verb: str) -> None:
+    said = say("run", "fake")
+    said = said if verb == "run" else say("show", "latest")
+    assert said.err.splitlines()[-1] == f"as one page, with its figures: precisionlab report {only_run()}"
+
+
+def test_report_of_an_experiment_that_is_gone_has_no_figures(say) -> None:
+    found = store.open_run("runs", "gone", {"rate": 1.0}, {"device": "x"})
+    store.finish(found, store.Result("gone", {"rate": 1.0}, {}, {}, rows=({"extra": 1},), verdict="who knows"))
+    said = say("report", "latest")
+    assert said.status == 0
+    assert 'this version knows no experiment "gone"; the report has no figures' in said.err
+    page = (found.folder / "report.html").read_text()
+    assert "<svg" not in page
+    assert ">extra<" in page
+
+
+def test_report_without_a_figure_that_fails(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("no ink")
+
+    say("run", "fake")
+    figures = {"Bad": fail, "Sums": fake_experiment.draw_fake}
+    experiments = sys.modules["precisionlab.experiments"]
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"fake": fake_experiment.FAKE._replace(figures=figures)})
+    said = say("report", "latest")
+    assert said.status == 0
+    assert 'note: the figure "Bad" could not be drawn (RuntimeError: no ink); it is left out.' in said.err
+    page = (only_run() / "report.html").read_text()
+    assert (page.count("<svg"), ">Bad<" in page, ">Sums<" in page) == (1, False, True)
+
+
+def test_report_of_an_unfinished_run(say) -> None:
+    store.open_run("runs", "fake", {"rate": 1.0}, {})
+    assert "is not finished; run the same command again to resume it" in sentence(say("report", "latest"), 2)
+    assert not (only_run() / "report.html").exists()
+
+
+def test_report_that_cannot_be_written(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    say("run", "fake")
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        said = sentence(say("report", "latest"), 1)
+    assert "cannot write" in said
+    assert "report.html: no space left on device" in said
+    assert sorted(path.suffix for path in only_run().iterdir() if "report" in path.name) == []
+
+
 class Check(NamedTuple):
     name: str
     question: str
@@ -503,7 +590,7 @@ def test_selftest_that_cannot_run(say, monkeypatch: pytest.MonkeyPatch) -> None:
 # Help
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["list"], ["show"], ["selftest"]])
+@pytest.mark.parametrize("verb", [[], ["run"], ["list"], ["show"], ["report"], ["selftest"]])
 def test_help(say, verb: list[str]) -> None:
     said = say(*verb, "--help")
     assert said.status == 0

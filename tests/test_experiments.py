@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from precisionlab.configs import ConfigError, config_as_dict, parse_config
 from precisionlab.experiments import BYTES, DIGITS, EXPERIMENTS, BytesConfig, DigitsConfig, FormatsConfig
-from precisionlab.experiments.formats import draw_formats
+from precisionlab.experiments.formats import FIGURES, draw_formats
 from precisionlab.experiments.verdicts import format_claims, verdict
 from precisionlab.policy import PLACEMENTS
 from precisionlab.runs import store
@@ -40,7 +40,7 @@ def test_experiments_share_their_base(name: str) -> None:
     experiment = EXPERIMENTS[name]
     assert experiment.name == name
     assert issubclass(experiment.config, FormatsConfig)
-    assert experiment.figure is draw_formats
+    assert experiment.figures is FIGURES
     shared = {field.name for field in dataclasses.fields(FormatsConfig)}
     assert shared < {field.name for field in dataclasses.fields(experiment.config)}
     quick = parse_config(experiment.config, dict(experiment.quick), "quick")
@@ -65,7 +65,7 @@ def test_bytes_run_and_say_what_digits_say() -> None:
     assert result.claims[0] == result.claims[0]._replace(
         name="nearest_even loses more updates in float8_e5m2 than in bfloat16", held=True
     )
-    assert isinstance(BYTES.figure(result), Figure)
+    assert all(isinstance(draw(result), Figure) for draw in BYTES.figures.values())
 
 
 class Interrupted(Exception):

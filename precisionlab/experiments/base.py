@@ -1,33 +1,24 @@
-"""What an experiment is, and the one training loop that they share.
+"""What an experiment is, where it keeps what it has found so far, and how to run it in stages.
 
-An experiment is a question with a frozen configuration and a `run(config, *, journal, progress) -> Result`. Training happens
-here: `train_arms` sweeps formats and seeds in compiled chunks, once for each rounding mode, and after every chunk hands rows
-and state to the journal, so that an interrupted run continues where it was and ends bit for bit as if it had never stopped.
+An experiment is a question with a frozen configuration and a `run(config, *, journal, progress) -> Result`. Work that takes
+long is cut into pieces, each handed to the journal when it is finished: an interrupted run goes on after the last piece, and
+ends bit for bit as if it had never stopped. Here the pieces are named stages; those of a training are in `arms`.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from precisionlab.fates import HISTOGRAM_EDGES, by_path
-from precisionlab.loops import sweep_chunks
-from precisionlab.modes import Mode
-from precisionlab.policy import Policy
-from precisionlab.problems import Problem
-from precisionlab.training import Record, State, make_step, start
+from precisionlab.measurements.base import Measured
+from precisionlab.runs.files import RunError
+from precisionlab.runs.results import Labelled, Result
 
-__all__ = ["BINS", "FATES", "SUMS", "Experiment", "Journal", "MemoryJournal", "Progress", "train_arms"]
-
-FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
-SUMS = ("update_mass", "stagnated_mass", "moved_along", "update_square")
-BINS = tuple(f"bin_{edge}" for edge in HISTOGRAM_EDGES[:-1])
+__all__ = ["Experiment", "Journal", "MemoryJournal", "Progress", "stages"]
 
 Progress = Callable[[int, int, str], None]
-"""`progress(done, total, description)`, called between chunks."""
+"""`progress(done, total, description)`, called between pieces."""
 
 
 class Experiment(NamedTuple):
@@ -38,18 +29,20 @@ class Experiment(NamedTuple):
         question: the question, in one sentence.
         config: a frozen dataclass whose defaults are the default run.
         quick: the fields that `--quick` changes.
+        full: the fields that `--full` changes; none where the default is all there is.
         run: `run(config, *, journal=None, progress=None) -> Result`.
         columns: the columns of the rows to print, in order.
-        figure: draws the result, or None.
+        figures: by caption, what draws a matplotlib figure of a result; the first is saved beside the run, a report shows all.
     """
 
     name: str
     question: str
     config: type
     quick: Mapping[str, Any]
-    run: Callable[..., Any]
+    full: Mapping[str, Any]
+    run: Callable[..., Result]
     columns: tuple[str, ...]
-    figure: Callable[[Any], Any] | None
+    figures: Mapping[str, Callable[[Result], Any]]
 
 
 class Journal(Protocol):
@@ -95,95 +88,86 @@ class MemoryJournal:
             return {name: np.ma.asarray(column) for name, column in connection.execute(sql).fetchnumpy().items()}
 
 
-def train_arms(
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    formats: Mapping[str, Policy],
-    modes: Mapping[str, Mode],
-    seeds: Sequence[int],
-    *,
-    steps: int,
-    chunk: int,
-    every: int,
-    journal: Journal,
-    progress: Progress | None = None,
-) -> None:
-    """Train every combination of format, mode and seed, and write what happened to the journal.
+def stages(measure: Mapping[str, Callable[[], Measured]], *, journal: Journal, progress: Progress | None = None) -> Measured:
+    """Run named stages in order, and keep in the journal what each has found.
 
-    A row is one leaf of the parameters in one arm at one step that was read: columns `format`, `mode`, `seed`, `step`, `leaf`,
-    `loss`, the counts `FATES`, the sums `SUMS`, the histogram `BINS`, and, at the last read of each chunk, the metrics of
-    `problem.evaluate` (NaN elsewhere).
+    A stage's segment is a row for each of its arrays (`stage`, `name`, `axes`, `entries`); the state after it holds all arrays
+    so far, from which an interrupted run goes on after its last finished stage. For the same bits a stage must depend on
+    nothing but its own arguments: not on the clock, and not on what an earlier stage left in memory.
 
     Args:
-        problem: what to train.
-        optimizer: with what.
-        formats: the policies by name; all of them are one compiled program.
-        modes: the rounding modes by name; one program each.
-        seeds: the seeds, which pair the arms.
-        steps: updates an arm, a multiple of `every`.
-        chunk: updates between two visits to the journal, a multiple of `every`.
-        every: read the fates of one update in `every`.
-        journal: where rows go, and what was done before.
-        progress: called after every chunk.
+        measure: by name, the work of each stage. Array names are unique over all stages; an axis that several of them give has
+            the same labels in each.
+        journal: where the stages are kept, and what was done before.
+        progress: called with 0 of 1 before each stage and 1 of 1 after it, by its name; a long stage may report more itself.
+
+    Returns:
+        The axes and arrays of all stages.
+
+    Raises:
+        ValueError: if an array's name was given before, an axis has other labels than before, or an array and its axes differ.
+        RunError: if the journal holds other stages than these; the sentence names both.
+
+    Example:
+        >>> count = lambda: Measured({"n": [1, 2]}, {"squares": Labelled(("n",), np.array([1, 4]))})
+        >>> found = stages({"counting": count}, journal=MemoryJournal())
+        >>> found.coords, found.arrays["squares"].values
+        ({'n': (1, 2)}, array([1, 4]))
     """
-    per_mode = -(-steps // chunk)
-    total = per_mode * len(modes)
-    done, saved = journal.resume()
-    policies = list(formats.values())
-    evaluate = jax.jit(jax.vmap(jax.vmap(problem.evaluate)))
-
-    def begin(key: Any, policy: Policy) -> State:
-        return start(problem.init(jax.random.fold_in(key, 0)), optimizer, policy, key=key)
-
-    for index, (mode_name, mode) in enumerate(modes.items()):
-        first = done - index * per_mode
-        if first >= per_mode:
-            continue
-        step = make_step(problem.loss, optimizer, modes=mode, every=every)
-        state = _restored(begin, policies[0], saved) if first > 0 and saved is not None else None
-        remaining = steps - max(first, 0) * chunk
-        arms = sweep_chunks(step, begin, problem.batch, policies, seeds, steps=remaining, chunk=chunk, state=state)
-        for segment, (after, record) in enumerate(arms, max(first, 0)):
-            metrics = {name: np.asarray(values) for name, values in evaluate(after.params).items()}
-            columns = _columns(record, metrics, tuple(formats), mode_name, seeds)
-            journal.append(columns, [np.asarray(leaf) for leaf in jax.tree.leaves(_without_keys(after))])
-            if progress is not None:
-                progress(index * per_mode + segment + 1, total, f"{mode_name}: {len(policies)} formats x {len(seeds)} seeds")
+    done, state = journal.resume()
+    finished, found = _unpacked(state) if state else ([], Measured({}, {}))
+    names = list(measure)
+    if finished != names[:done] or len(finished) != done:
+        raise RunError(
+            f"the run was begun with other stages ({', '.join(finished)}) than it has now ({', '.join(names)}); "
+            "start it afresh by running the same command with --fresh."
+        )
+    tell = progress or (lambda *_: None)
+    for number, (name, work) in enumerate(measure.items()):
+        if number >= done:
+            tell(0, 1, name)
+            new = work()
+            found = _joined(name, found, new)
+            journal.append(_contents(name, new), _packed(names[: number + 1], found))
+        tell(1, 1, name)
+    return found
 
 
-def _without_keys(state: State) -> State:
-    return state._replace(key=jax.random.key_data(state.key))
+def _joined(stage: str, before: Measured, new: Measured) -> Measured:
+    """Both together, in the plain form in which a `Result` keeps them."""
+    if again := [name for name in new.arrays if name in before.arrays]:
+        raise ValueError(
+            f'stages: stage "{stage}" gives an array "{again[0]}", which an earlier stage gave; name it otherwise.'
+        )
+    added = Result(stage, {}, new.coords, {})
+    for axis, labels in added.coords.items():
+        if before.coords.get(axis, labels) != labels:
+            raise ValueError(
+                f'stages: stage "{stage}" labels the axis "{axis}" {labels}, an earlier stage {before.coords[axis]}; '
+                "give one of them another name."
+            )
+    joined = Result(stage, {}, {**before.coords, **added.coords}, {**before.arrays, **new.arrays})
+    return Measured(joined.coords, joined.arrays)
 
 
-def _restored(begin: Callable[[Any, Policy], State], policy: Policy, saved: Sequence[np.ndarray]) -> State:
-    structure = jax.tree.structure(jax.eval_shape(lambda: _without_keys(begin(jax.random.key(0), policy))))
-    state = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in saved])
-    return state._replace(key=jax.random.wrap_key_data(state.key))
-
-
-def _columns(
-    record: Record, metrics: Mapping[str, np.ndarray], formats: Sequence[str], mode: str, seeds: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """The rows of one chunk, in long form: axes (step, format, seed) for each leaf."""
-    read = np.flatnonzero(np.asarray(record.read))
-    steps, loss = np.asarray(record.step)[read], np.asarray(record.loss)[read]
-    shape = loss.shape
-    axes = {
-        "format": np.asarray(formats)[None, :, None],
-        "mode": np.asarray(mode),
-        "seed": np.asarray(seeds)[None, None, :],
-        "step": steps[:, None, None],
+def _contents(stage: str, new: Measured) -> dict[str, np.ndarray]:
+    """A row for each array, since their shapes have nothing in common."""
+    return {
+        "stage": np.array([stage] * len(new.arrays), np.str_),
+        "name": np.array(list(new.arrays), np.str_),
+        "axes": np.array([" ".join(array.dims) for array in new.arrays.values()], np.str_),
+        "entries": np.array([np.size(array.values) for array in new.arrays.values()], np.int64),
     }
-    parts: list[dict[str, np.ndarray]] = []
-    for leaf, fates in by_path(record.tally).items():
-        part = {name: np.broadcast_to(values, shape) for name, values in axes.items()}
-        part["leaf"] = np.broadcast_to(np.asarray(leaf), shape)
-        part["loss"] = loss
-        part |= {name: np.asarray(getattr(fates, name))[read] for name in (*FATES, *SUMS)}
-        part |= {name: np.asarray(fates.histogram)[read][..., position] for position, name in enumerate(BINS)}
-        for name, values in metrics.items():
-            at_end = np.full(shape, np.nan)
-            at_end[-1] = values
-            part[name] = at_end
-        parts.append(part)
-    return {name: np.concatenate([part[name].reshape(-1) for part in parts]) for name in parts[0]}
+
+
+def _packed(finished: Sequence[str], found: Measured) -> list[np.ndarray]:
+    """Everything as arrays: the first one spells, in JSON, what the others are called."""
+    dims = {name: array.dims for name, array in found.arrays.items()}
+    index = json.dumps({"stages": finished, "coords": found.coords, "dims": dims})
+    return [np.frombuffer(index.encode(), np.uint8), *(array.values for array in found.arrays.values())]
+
+
+def _unpacked(state: Sequence[np.ndarray]) -> tuple[list[str], Measured]:
+    index, values = json.loads(bytes(state[0])), state[1:]
+    arrays = {name: Labelled(tuple(dims), array) for (name, dims), array in zip(index["dims"].items(), values, strict=True)}
+    return index["stages"], Measured({axis: tuple(labels) for axis, labels in index["coords"].items()}, arrays)

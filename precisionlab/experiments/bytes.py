@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from precisionlab.configs import ConfigError
 from precisionlab.experiments.base import Experiment, Journal, Progress
-from precisionlab.experiments.formats import FormatsConfig, compare_formats, draw_formats, table_columns
+from precisionlab.experiments.formats import FIGURES, FormatsConfig, compare_formats, table_columns
 from precisionlab.problems import load_bytes, text
 from precisionlab.runs.results import Result
 
@@ -88,7 +88,8 @@ BYTES = Experiment(
     question="Which updates does each format lose when a transformer learns to read, and what does that cost?",
     config=BytesConfig,
     quick={"seeds": 2, "steps": 200, "every": 20, "chunk": 100},
+    full={},
     run=run,
     columns=table_columns("train_loss", "test_bits_per_byte"),
-    figure=draw_formats,
+    figures=FIGURES,
 )

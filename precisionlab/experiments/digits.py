@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from precisionlab.configs import ConfigError
 from precisionlab.experiments.base import Experiment, Journal, Progress
-from precisionlab.experiments.formats import FormatsConfig, compare_formats, draw_formats, table_columns
+from precisionlab.experiments.formats import FIGURES, FormatsConfig, compare_formats, table_columns
 from precisionlab.problems import digits as digits_problem
 from precisionlab.runs.results import Result
 
@@ -61,7 +61,8 @@ DIGITS = Experiment(
     question="Which updates does each format lose when a network learns digits, and what does that cost?",
     config=DigitsConfig,
     quick={"seeds": 3, "steps": 400, "every": 20, "chunk": 100},
+    full={},
     run=run,
     columns=table_columns(*_METRICS),
-    figure=draw_formats,
+    figures=FIGURES,
 )

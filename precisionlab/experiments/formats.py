@@ -15,7 +15,8 @@ import optax
 
 from precisionlab._nearest import allowed_names
 from precisionlab.configs import config_as_dict
-from precisionlab.experiments.base import BINS, FATES, SUMS, Journal, MemoryJournal, Progress, train_arms
+from precisionlab.experiments.arms import BINS, FATES, SUMS, train_arms
+from precisionlab.experiments.base import Journal, MemoryJournal, Progress
 from precisionlab.experiments.verdicts import format_claims, verdict
 from precisionlab.fates import HISTOGRAM_EDGES
 from precisionlab.formats import FORMATS
@@ -25,7 +26,7 @@ from precisionlab.problems import Problem
 from precisionlab.runs.results import Labelled, Result
 from precisionlab.runs.summary import interval
 
-__all__ = ["FormatsConfig", "compare_formats", "draw_formats", "table_columns"]
+__all__ = ["FIGURES", "FormatsConfig", "compare_formats", "draw_formats", "table_columns"]
 
 _OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd, "lion": optax.lion}
 _LOSSES = ("stagnated_first", "stagnated_fraction", "lost_mass", "descent_quality", "zero_fraction")
@@ -249,3 +250,7 @@ def _never_finite(result: Result) -> list[str]:
     finite = np.isfinite(result.arrays["loss"].values).all(axis=2)
     pairs = np.argwhere(~np.any(finite, axis=-1)).tolist()
     return [f"{result.coords['format'][i]} under {result.coords['mode'][j]}" for i, j in pairs]
+
+
+FIGURES = {"Training loss, and the share of updates that changed nothing": draw_formats}
+"""What an experiment that compares formats draws, by caption."""

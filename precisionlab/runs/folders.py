@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 # In the order in which `fresh` deletes them: DONE first, run.json last.
-_RESULTS = ("DONE", "result.json", "arrays.npz", "figure.png", "failure.txt")
+_RESULTS = ("DONE", "result.json", "arrays.npz", "figure.png", "report.html", "failure.txt")
 _OURS = (*_RESULTS, "state-*.npz", "segment-*.parquet", ".*.tmp", "run.json")
 
 

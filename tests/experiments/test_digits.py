@@ -11,7 +11,7 @@ import pytest
 
 from precisionlab.configs import ConfigError, config_as_dict, parse_config
 from precisionlab.experiments import EXPERIMENTS, MAIN, DigitsConfig, MemoryJournal
-from precisionlab.experiments.base import BINS, FATES, SUMS
+from precisionlab.experiments.arms import BINS, FATES, SUMS
 from precisionlab.experiments.digits import DIGITS, run
 from precisionlab.problems import digits
 from precisionlab.runs import store
