@@ -65,6 +65,7 @@ from precisionlab.loss_scaling import (
     static_loss_scale,
     unscale,
 )
+from precisionlab.margins import vanishing_margins
 from precisionlab.modes import (
     MODES,
     Mode,
@@ -84,6 +85,7 @@ from precisionlab.policy import PLACEMENTS, Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
 from precisionlab.rules import Rules
+from precisionlab.shrinking import shrink
 from precisionlab.stagnation import tally
 from precisionlab.training import Record, State, make_step, start
 
@@ -168,6 +170,7 @@ __all__ = [
     "run",
     "saturating",
     "scale_loss",
+    "shrink",
     "simulate",
     "stack_formats",
     "stall_level",
@@ -188,4 +191,5 @@ __all__ = [
     "unscale",
     "update_ages",
     "upward",
+    "vanishing_margins",
 ]
