@@ -13,6 +13,7 @@ from precisionlab.landscape.charts import (
     straight_path,
 )
 from precisionlab.landscape.densities import Density, density_at, hessian_trace, moment, spectral_density
+from precisionlab.landscape.derivatives import hessian, jacobian
 from precisionlab.landscape.extents import Extents, extents_along_line, extents_along_walk, frozen_ratios
 from precisionlab.landscape.flatness import flat_dimension, representational_share, visible_from
 from precisionlab.landscape.lattice import Census, census, fixed_axis, float_axis
@@ -22,9 +23,7 @@ from precisionlab.landscape.spectra import (
     Estimate,
     Spectrum,
     gap,
-    hessian,
     hessian_spectrum,
-    jacobian,
     jacobian_spectrum,
     rank,
     sharpness,

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, PRNGKeyArray
-from precisionlab.landscape.krylov import breakdown, hessian_rows, tridiagonals
-from precisionlab.landscape.spectra import Estimate, hessian
+from precisionlab.landscape.derivatives import MOST_ENTRIES, hessian, hessian_rows
+from precisionlab.landscape.krylov import breakdown, tridiagonals
+from precisionlab.landscape.spectra import Estimate
 from precisionlab.landscape.vectors import EPS, check_function, check_points, in_float64, traceable
 
 __all__ = ["Density", "density_at", "hessian_trace", "moment", "spectral_density"]
@@ -60,9 +61,9 @@ def spectral_density(
     """
     point, fun = check_points("spectral_density", theta, one=True), traceable(loss)
     deep = min(depth, point.size)
-    if probes < 2 or deep < 1 or deep * point.size > 2**28:
+    if probes < 2 or deep < 1 or deep * point.size > MOST_ENTRIES:
         raise ValueError(
-            f"spectral_density: probes must be at least 2 and depth from 1; {2**28 // point.size} Krylov vectors fit for "
+            f"spectral_density: probes must be at least 2, depth from 1 to {MOST_ENTRIES // point.size} for "
             f"{point.size} parameters; got probes={probes}, depth={depth}."
         )
     check_function("spectral_density", fun, point.size, scalar=True)

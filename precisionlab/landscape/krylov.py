@@ -21,12 +21,10 @@ from jax.tree_util import Partial
 from matfree import decomp
 
 from precisionlab._typing import Array, PRNGKeyArray
+from precisionlab.landscape.derivatives import hessian_noise, hessian_rows
 from precisionlab.landscape.vectors import EPS
 
-__all__ = ["PROBES", "Ritz", "breakdown", "hessian_noise", "hessian_rows", "neighbours", "ritz_pairs", "tridiagonals"]
-
-PROBES = 16
-"""Random vectors that measure the rounding of a matrix."""
+__all__ = ["Ritz", "breakdown", "ritz_pairs", "tridiagonals"]
 
 
 class Ritz(NamedTuple):
@@ -43,29 +41,6 @@ class Ritz(NamedTuple):
     errors: np.ndarray
     floor: float
     exhausted: bool
-
-
-def hessian_rows(loss: Any, theta: Any, vectors: Any) -> Array:
-    """H v for each row v of (k, n); a few at a time, so that memory stays that of some gradients."""
-    return jax.lax.map(lambda v: jax.jvp(jax.grad(loss), (theta,), (v,))[1], vectors, batch_size=64)
-
-
-def neighbours(theta: Array) -> Array:
-    """Points (PROBES, n) an ulp or two away from theta in every weight."""
-    signs = jax.random.rademacher(jax.random.key(1), (PROBES, theta.size), theta.dtype)
-    return theta[None, :] * (1 + EPS * signs)
-
-
-@jax.jit
-def hessian_noise(loss: Any, theta: Array) -> Array:
-    """Twice the Frobenius norm of the rounding errors of H, from its products with random vectors here and at neighbours."""
-
-    def product(point: Array, v: Array) -> Array:
-        return jax.jvp(jax.grad(loss), (point,), (v,))[1]
-
-    signs = jax.random.rademacher(jax.random.key(0), (PROBES, theta.size), theta.dtype)
-    squares = jax.lax.map(lambda at: jnp.sum(jnp.square(product(theta, at[1]) - product(*at))), (neighbours(theta), signs))
-    return 2 * jnp.sqrt(jnp.mean(squares))
 
 
 @functools.partial(jax.jit, static_argnames="depth")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precisionlab.landscape.spectra import jacobian, jacobian_spectrum, rank
+from precisionlab.landscape.derivatives import jacobian
+from precisionlab.landscape.spectra import jacobian_spectrum, rank
 from precisionlab.landscape.vectors import check_points
 
 __all__ = ["Split", "project_null", "project_row", "split_spaces"]

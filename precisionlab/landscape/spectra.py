@@ -3,18 +3,13 @@
 At a minimum of 1/2 |r|^2 with r = 0, H = J^T J: the rank of J is that of H, and n minus the rank is the dimension of the flat
 directions. Two errors stand between the numbers and that rank. The decomposition moves a value by about max(m, n) eps times the
 largest (the perturbation that a backward stable algorithm makes; LAPACK Users' Guide, 4.9). And the matrix itself was rounded
-where automatic differentiation made it, which no formula in its size can know: where large terms cancel, an entry is all noise.
-So that part is measured, as the difference to the matrix at neighbouring points, every weight an ulp or two away: all roundings
-fall anew there, and whatever else changes is as unknown as the last bit of the weights. Random vectors v of entries +-1 do it
-without a second matrix, since E |E v|^2 = |E|_F^2, and 16 of them are off by less than the factor 2 that is allowed for. By
-Weyl's inequality no value moves by more than the norm of the perturbation, so the sum of the two is the floor. Below it a value
-cannot be told from zero.
+where automatic differentiation made it, which `derivatives` measures. By Weyl's inequality no value moves by more than the norm
+of the perturbation, so the sum of the two is the floor. Below it a value cannot be told from zero.
 
 Where J can be had, take its spectrum: eigenvalues of H are squares, and those of H below eps lambda_1 are singular values of
 J below 1.5e-8 sigma_1. Where J can be had, its spectrum sees twice as many digits.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,14 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab._typing import Array, PRNGKeyArray
-from precisionlab.landscape.krylov import PROBES, hessian_noise, hessian_rows, neighbours, ritz_pairs
+from precisionlab._typing import PRNGKeyArray
+from precisionlab.landscape.derivatives import MOST_ENTRIES, hessian, hessian_noise, jacobian_and_noise, refuse_large
+from precisionlab.landscape.krylov import ritz_pairs
 from precisionlab.landscape.vectors import EPS, check_function, check_points, in_float64, traceable
 
-__all__ = ["Estimate", "Spectrum", "gap", "hessian", "hessian_spectrum", "jacobian", "jacobian_spectrum", "rank", "sharpness"]
-
-_ENTRIES = 2**28  # 2 GiB of float64
-_DENSE = 10_000  # eigenvalues of this many take minutes
+__all__ = ["Estimate", "Spectrum", "gap", "hessian_spectrum", "jacobian_spectrum", "rank", "sharpness"]
 
 
 class Spectrum(NamedTuple):
@@ -61,27 +54,6 @@ class Estimate(NamedTuple):
 
 
 @in_float64
-def jacobian(residuals: Callable[[Any], Any], theta: Any) -> np.ndarray:
-    """The derivatives of the residuals, in the cheaper of the two modes.
-
-    Args:
-        residuals: of a float64 vector (n,), giving (m,). Data in a `jax.tree_util.Partial` share one compilation.
-        theta: (n,), or rows (..., n).
-
-    Returns:
-        (..., m, n) float64.
-
-    Raises:
-        ValueError: if the points or the function make no sense, or the result would exceed 2 GiB.
-
-    Example:
-        >>> jacobian(lambda w: jnp.array([w[0] * w[1], w[1]]), [2.0, 3.0]).tolist()
-        [[3.0, 2.0], [0.0, 1.0]]
-    """
-    return _jacobian_and_noise("jacobian", residuals, theta)[0]
-
-
-@in_float64
 def jacobian_spectrum(residuals: Callable[[Any], Any], theta: Any) -> Spectrum:
     """The singular values of the Jacobian of the residuals.
 
@@ -100,7 +72,7 @@ def jacobian_spectrum(residuals: Callable[[Any], Any], theta: Any) -> Spectrum:
         >>> rank(found), round(float(found.values[0]), 12)
         (1, 5.0)
     """
-    matrices, noise = _jacobian_and_noise("jacobian_spectrum", residuals, theta)
+    matrices, noise = jacobian_and_noise("jacobian_spectrum", residuals, theta)
     u, values, vt = np.linalg.svd(matrices, full_matrices=False)
     right = matrices @ np.swapaxes(vt, -1, -2) - u * values[..., None, :]
     left = np.swapaxes(matrices, -1, -2) @ u - np.swapaxes(vt, -1, -2) * values[..., None, :]
@@ -108,30 +80,6 @@ def jacobian_spectrum(residuals: Callable[[Any], Any], theta: Any) -> Spectrum:
     residual = np.sqrt(0.5 * (np.sum(right**2, axis=-2) + np.sum(left**2, axis=-2)))
     floor = max(matrices.shape[-2:]) * EPS * values[..., 0] + noise
     return Spectrum(values, residual + noise[..., None], _number(floor), True)
-
-
-@in_float64
-def hessian(loss: Callable[[Any], Any], theta: Any) -> np.ndarray:
-    """The dense Hessian, one row for each parameter, as it comes out: symmetric but for rounding.
-
-    Args:
-        loss: of a float64 vector (n,), giving one number. Data in a `jax.tree_util.Partial` share one compilation.
-        theta: (n,) with n at most 10,000.
-
-    Returns:
-        (n, n) float64.
-
-    Raises:
-        ValueError: if theta or the function make no sense, or n is too large.
-
-    Example:
-        >>> hessian(lambda w: w[0] ** 2 * w[1], [2.0, 3.0]).tolist()
-        [[6.0, 4.0], [4.0, 0.0]]
-    """
-    point, fun = check_points("hessian", theta, one=True), traceable(loss)
-    _refuse_large("hessian", point.size)
-    check_function("hessian", fun, point.size, scalar=True)
-    return np.asarray(_hessian(fun, jnp.asarray(point)))
 
 
 @in_float64
@@ -174,11 +122,11 @@ def hessian_spectrum(
     if top < 1 or deep < min(top, n):
         raise ValueError(f"hessian_spectrum: top must be at least 1 and depth at least top; got top={top}, depth={depth}.")
     if n < dense_below:
-        _refuse_large("hessian_spectrum", n)
-    elif n * deep > _ENTRIES:
+        refuse_large("hessian_spectrum", n)
+    elif n * deep > MOST_ENTRIES:
         raise ValueError(
             f"hessian_spectrum: {deep} Krylov vectors of {n} parameters take {n * deep / 2**27:.1f} GiB, more than 2; "
-            f"ask for fewer with top and depth (at most {_ENTRIES // n} here), or use spectral_density."
+            f"ask for fewer with top and depth (at most {MOST_ENTRIES // n} here), or use spectral_density."
         )
     check_function("hessian_spectrum", fun, n, scalar=True)
     rows = points.reshape(-1, n)
@@ -280,9 +228,9 @@ def sharpness(
     """
     point, fun = check_points("sharpness", theta, one=True), traceable(loss)
     if point.size < dense_below:
-        _refuse_large("sharpness", point.size)
-    elif depth < 1 or min(depth, point.size) * point.size > _ENTRIES:
-        most = _ENTRIES // point.size
+        refuse_large("sharpness", point.size)
+    elif depth < 1 or min(depth, point.size) * point.size > MOST_ENTRIES:
+        most = MOST_ENTRIES // point.size
         raise ValueError(f"sharpness: depth must be from 1 to {most} for {point.size} parameters; got {depth}.")
     check_function("sharpness", fun, point.size, scalar=True)
     if point.size < dense_below:
@@ -294,45 +242,8 @@ def sharpness(
     return Estimate(float(ritz.values[0]), float(ritz.errors[0]))
 
 
-def _jacobian_and_noise(where: str, residuals: Callable[[Any], Any], theta: Any) -> tuple[np.ndarray, np.ndarray]:
-    points, fun = check_points(where, theta), traceable(residuals)
-    n = points.shape[-1]
-    (m,) = check_function(where, fun, n, scalar=False)
-    shape = points.shape[:-1]
-    if m * math.prod(points.shape) > _ENTRIES:
-        raise ValueError(
-            f"{where}: {math.prod(shape)} x {m} x {n} derivatives take {m * math.prod(points.shape) / 2**27:.1f} GiB, above 2; "
-            "give fewer rows at once, or take hessian_spectrum(loss, theta, top=k) of 1/2 |residuals|^2."
-        )
-    matrices, noise = _jacobians(fun, jnp.asarray(points.reshape(-1, n)))
-    return np.asarray(matrices).reshape(*shape, m, n), np.asarray(noise).reshape(shape)
-
-
-@jax.jit
-def _jacobians(residuals: Any, thetas: Array) -> tuple[Array, Array]:
-    """Each point's Jacobian and, as `hessian_noise`, twice the Frobenius norm of its rounding errors."""
-
-    def one(theta: Array) -> tuple[Array, Array]:
-        out, back = jax.vjp(residuals, theta)
-        m, n = out.size, theta.size
-        if m < n:
-            matrix = jax.vmap(lambda row: back(row)[0])(jnp.eye(m, dtype=out.dtype))
-        else:
-            matrix = jax.vmap(lambda v: jax.jvp(residuals, (theta,), (v,))[1], out_axes=1)(jnp.eye(n, dtype=out.dtype))
-        signs = jax.random.rademacher(jax.random.key(0), (PROBES, n), out.dtype)
-        other = jax.vmap(lambda point, v: jax.jvp(residuals, (point,), (v,))[1])(neighbours(theta), signs)
-        return matrix, 2 * jnp.sqrt(jnp.sum(jnp.square(signs @ matrix.T - other)) / PROBES)
-
-    return jax.vmap(one)(thetas)
-
-
-@jax.jit
-def _hessian(loss: Any, theta: Array) -> Array:
-    return hessian_rows(loss, theta, jnp.eye(theta.size, dtype=theta.dtype))
-
-
 def _dense_spectrum(loss: Any, theta: np.ndarray) -> Spectrum:
-    matrix = np.asarray(_hessian(loss, jnp.asarray(theta)))
+    matrix = hessian(loss, theta)
     noise = float(hessian_noise(loss, jnp.asarray(theta)))
     symmetric = 0.5 * (matrix + matrix.T)
     values, vectors = np.linalg.eigh(symmetric)
@@ -350,14 +261,6 @@ def _top_of_spectrum(loss: Any, theta: np.ndarray, top: int, depth: int, key: PR
     kept = largest[np.argsort(-values[largest], kind="stable")]
     left = np.delete(np.abs(values), largest).max(initial=0.0)
     return Spectrum(values[kept], errors[kept], ritz.floor, ritz.exhausted and bool(left <= ritz.floor))
-
-
-def _refuse_large(where: str, n: int) -> None:
-    if n > _DENSE:
-        raise ValueError(
-            f"{where}: a dense Hessian of {n} parameters takes {n**2 / 2**27:.3g} GiB, and at most {_DENSE} are done densely; "
-            "take hessian_spectrum(..., top=k) for the largest eigenvalues, or spectral_density for all of them, blurred."
-        )
 
 
 def _key(key: PRNGKeyArray | None) -> PRNGKeyArray:

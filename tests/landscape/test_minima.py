@@ -1,5 +1,6 @@
 """Minima to machine zero, and the dimension of the manifold that they form: n - d r, or a failure where one belongs."""
 
+import functools
 import itertools
 
 import jax
@@ -19,6 +20,7 @@ ACTIVATIONS = {
 }
 
 
+@functools.cache
 def fit(d, r, inputs, hidden, activation, layers=1, seed=0):
     """Residuals of a network on generic points, and a function that draws starts."""
     random = np.random.default_rng(seed)
@@ -115,6 +117,7 @@ def test_with_fewer_parameters_than_data_there_is_no_zero():
     assert (found.loss > 1e-2).all()
 
 
+@pytest.mark.slow
 def test_relu_is_an_answer_either_way():
     residuals, starts = fit(10, 1, 2, 20, "relu")
     found = reach_minima(residuals, starts(4))

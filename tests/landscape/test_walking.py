@@ -76,10 +76,15 @@ def test_a_walk_between_minima_stays_at_zero_and_a_line_does_not():
 
 
 def test_a_walk_that_leaves_the_manifold_says_so():
-    # The zeros of x^2 + y^2 + 1e-3 step(x): a circle for x > 0 that has no continuation, since sqrt(y) ends at y = 0.
-    there = walk(lambda w: jnp.where(w[:1] < 0.5, 1.0 + w[:1] ** 2, w[1:]), [1.0, 0.0], [-1.0, 0.0], 1.0, 4)
-    assert there.reached[0]
-    assert not there.reached[-1]
+    def gate(w):  # a circle, closed for x >= 0.9: there the second residual is at least 1
+        return jnp.stack([w[0] ** 2 + w[1] ** 2 - 1.0, jnp.where(w[0] < 0.9, 0.0, 1.0 + w[2] ** 2)])
+
+    there = walk(gate, [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], 3.0, 30)
+    closed = there.points[:, 0] >= 0.9
+    assert 5 < closed.sum() < 15
+    assert (there.reached == ~closed).all()
+    assert (there.losses[closed] >= 0.5).all()
+    assert np.isfinite(there.points).all()
 
 
 def test_retract_goes_to_the_nearest_point_of_a_sphere():
