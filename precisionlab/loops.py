@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import PRNGKeyArray
+from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier
+from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.packing import pack, unpack
 from precisionlab.policy import Policy, check_policy, split_policy, stack_policies
-from precisionlab.training import Record, State, Step, batch_key
+from precisionlab.training import Record, State, Step, batch_key, carrier_of_params
 
 __all__ = ["chunks", "read_records", "run", "sweep", "sweep_chunks"]
 
@@ -42,7 +44,7 @@ def chunks(
     Yields:
         The state after each chunk, and its records stacked along a leading axis of steps.
     """
-    numbers, complete = split_policy(check_policy(formats, "run"))
+    numbers, complete = split_policy(check_policy(formats, "run", carrier_of_params(state.params)))
     advance = _advance(lambda now, policy: _packed(step(now, batch(batch_key(now)), complete(policy))))
     yield from _chunked(advance, state, numbers, steps, chunk)
 
@@ -101,10 +103,11 @@ def sweep_chunks(
     state: State | None = None,
 ) -> Iterator[tuple[State, Record]]:
     """`sweep`, in compiled chunks like those of `chunks`; `state` resumes from the state of an earlier chunk."""
-    policies = [check_policy(policy, "sweep") for policy in formats]
+    policies = list(formats)
     if not len(seeds):
         raise ValueError("sweep: got no seeds; give at least one, such as range(8).")
-    traced, complete = stack_policies(policies)
+    carrier = _carrier(begin, policies)
+    traced, complete = stack_policies(policies, FLOAT64 if carrier is FLOAT64_CARRIER else FLOAT32)
     # The step count is the same everywhere: unbatched, it keeps `every` a branch instead of a select. The key depends on the
     # seed alone: batches and random bits are drawn once for all formats, which pairs the arms besides saving their cost.
     inner = State(None, 0, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
@@ -160,6 +163,29 @@ def sweep(
     ahead = partial(jnp.moveaxis, source=0, destination=2)
     arms = {name: jax.tree.map(ahead, getattr(moved, name)) for name in ("loss", "tally", "skipped", "scale")}
     return states[-1], moved._replace(**arms)
+
+
+def _carrier(begin: Callable[[PRNGKeyArray, Policy], State], policies: Sequence[Policy]) -> Carrier:
+    """The carrier of the parameters that `begin` makes, once every policy is known to fit it."""
+    on = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    for policy in policies:
+        check_policy(policy, "sweep", FLOAT64_CARRIER if on else FLOAT32_CARRIER)
+    if not on or not policies:
+        return FLOAT32_CARRIER
+
+    def begun(policy: Policy) -> Carrier:
+        return carrier_of_params(jax.eval_shape(lambda key: begin(key, policy), jax.random.key(0)).params)
+
+    carrier = begun(policies[0])
+    for policy in policies:
+        check_policy(policy, "sweep", carrier)
+    for policy in policies[1:]:
+        # Stacked numbers are traced, and a traced format is not checked: what is beyond float32 begins once by itself.
+        try:
+            check_policy(policy, "sweep")
+        except ValueError:
+            begun(policy)
+    return carrier
 
 
 def _advance(one: Callable[[State, Policy], tuple[State, Record]]) -> Callable[..., tuple[State, Record]]:

@@ -1,7 +1,7 @@
 """What is rounded where in a training step.
 
 A `Policy` names the sites of one step, and holds for each whatever is asked about it: a `Format`, a rounding mode, a native
-dtype, or None for "left as it is" (float32, the carrier).
+dtype, or None for "left as it is" (the carrier: float32, or float64 where the parameters are float64).
 
     gradient --(gradients)--> optimizer.update --(updates)--> w + u --(weights)--> w'
                                   moments: the optimizer's own averages
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from precisionlab.blocks import BLOCK_FORMATS, BlockFormat
-from precisionlab.carriers import FLOAT32_CARRIER
+from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
 from precisionlab.formats import FLOAT32, Format, is_concrete, stack_formats
 from precisionlab.rules import check_rules, describe_rules
@@ -56,8 +56,13 @@ class Policy(NamedTuple):
     moments: Any = None
 
 
-def check_policy(policy: Any, where: str) -> Policy:
-    """The policy itself, if every site holds a format that fits float32.
+def check_policy(policy: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> Policy:
+    """The policy itself, if every site holds a format that fits the carrier.
+
+    Args:
+        policy: what was given.
+        where: the name of the calling function, for the error message.
+        carrier: what holds the simulated values: that of the parameters.
 
     Raises:
         TypeError: if it is no policy of formats.
@@ -69,7 +74,7 @@ def check_policy(policy: Any, where: str) -> Policy:
         raise TypeError(f"{where}: expected a Policy, such as Policy(weights=precisionlab.BFLOAT16); got {policy!r}.")
     for site, fmt in policy._asdict().items():
         if site == "compute":
-            check_rules(fmt, f"{where}: Policy.compute")
+            check_rules(fmt, f"{where}: Policy.compute", carrier)
             continue
         if fmt is None or (isinstance(fmt, BlockFormat) and site in _BLOCKS):
             continue
@@ -77,7 +82,7 @@ def check_policy(policy: Any, where: str) -> Policy:
             allowed = "a Format, a BlockFormat or None" if site in _BLOCKS else "a Format or None"
             raise TypeError(f"{where}: Policy.{site} must be {allowed}; got {fmt!r}.")
         if is_concrete(fmt):
-            require_fits(fmt, FLOAT32_CARRIER, f"{where}: Policy.{site}")
+            require_fits(fmt, carrier, f"{where}: Policy.{site}")
     return policy
 
 
@@ -119,7 +124,7 @@ def split_policy(policy: Policy) -> tuple[Policy, Complete]:
     return jax.tree.unflatten(structure, numbers), lambda traced: _completed(traced, blocks)
 
 
-def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Complete]:
+def stack_policies(policies: Sequence[Policy], alone: Format = FLOAT32) -> tuple[Policy, Complete]:
     """Many policies as one traced argument with a leading axis, for a single compilation over all.
 
     Numbers in which all the policies agree need not be traced: whether there are subnormals, or a -0, is nearly always the
@@ -127,7 +132,8 @@ def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Complete]:
     agree in them.
 
     Args:
-        policies: at least one; where only some leave a site alone, the others' sites count as float32.
+        policies: at least one; where only some leave a site alone, theirs count as `alone`.
+        alone: the format of the carrier itself, to which nothing is rounded.
 
     Returns:
         `(stacked, complete)`: the stacked policy with None in place of what is shared, and a function that puts the shared
@@ -154,7 +160,7 @@ def stack_policies(policies: Sequence[Policy]) -> tuple[Policy, Complete]:
             )
         empty = [None] * structures[0].num_leaves
         leaves = [empty if entry is None else jax.tree.leaves(entry, is_leaf=_is_entry) for entry in entries]
-        columns = [_stacked(column, site) for column in zip(*leaves, strict=True)]
+        columns = [_stacked(column, site, alone) for column in zip(*leaves, strict=True)]
         stacked.append(jax.tree.unflatten(structures[0], [column for column, _ in columns]))
         shared += [same for _, same in columns]
     return Policy(*stacked), lambda traced: _completed(traced, shared)
@@ -164,7 +170,7 @@ def _is_entry(node: Any) -> bool:
     return node is None or isinstance(node, Format | BlockFormat)
 
 
-def _stacked(entries: Sequence[Any], site: str) -> tuple[Format | None, Any]:
+def _stacked(entries: Sequence[Any], site: str, alone: Format) -> tuple[Format | None, Any]:
     """Entries of one place in all policies: what is traced, and what they share."""
     if any(isinstance(entry, BlockFormat) for entry in entries):
         if any(entry != entries[0] for entry in entries):
@@ -176,7 +182,7 @@ def _stacked(entries: Sequence[Any], site: str) -> tuple[Format | None, Any]:
         return None, entries[0]
     if all(entry is None for entry in entries):
         return None, {}
-    formats = [FLOAT32 if entry is None else entry for entry in entries]
+    formats = [alone if entry is None else entry for entry in entries]
     same = {
         field: getattr(formats[0], field)
         for field in ("subnormals", "zeros")

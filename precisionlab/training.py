@@ -8,6 +8,8 @@ Two ways to hold narrow values, which agree bit for bit wherever the native arit
 
     simulated   float32 arrays rounded by integers to any `Format` at each site of the `Policy`
     native      arrays really stored in a narrow dtype (`dtypes=Policy(weights=jnp.bfloat16, ...)`)
+
+Parameters of float64 (inside `with jax.enable_x64(True):`) carry formats of up to 53 bits and 11 exponent bits in the same way.
 """
 
 from collections.abc import Callable
@@ -23,9 +25,10 @@ from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.arithmetic import Accumulation, simulate
 from precisionlab.blocks import BlockFormat, round_blocks
-from precisionlab.carriers import FLOAT32_CARRIER, uncontracted, widened
+from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, uncontracted, widened
+from precisionlab.checks import require_fits
 from precisionlab.fates import Tally
-from precisionlab.formats import FORMATS, Format
+from precisionlab.formats import FORMATS, Format, is_concrete
 from precisionlab.loss_scaling import LossScale, all_finite, next_scale, scale_loss, select_step, unscale
 from precisionlab.modes import Mode, Stochastic, check_mode, nearest_even
 from precisionlab.policy import Policy, check_policy
@@ -33,7 +36,7 @@ from precisionlab.rounding import round_to
 from precisionlab.rules import check_mode_rules, every_rule
 from precisionlab.stagnation import tally
 
-__all__ = ["Record", "State", "Step", "batch_key", "make_step", "start"]
+__all__ = ["Record", "State", "Step", "batch_key", "carrier_of_params", "make_step", "start"]
 
 _SITES = {name: index for index, name in enumerate(Policy._fields)}
 _BATCH = len(_SITES)
@@ -96,7 +99,7 @@ def start(
     """The state before the first step, with the weights already on their grid (rounded to nearest even).
 
     Args:
-        params: float32 weights.
+        params: float32 weights; or float64 ones, inside `with jax.enable_x64(True):`, for formats that float32 cannot hold.
         optimizer: the Optax optimizer.
         formats: the formats of the simulated sites; only `weights` and `moments` matter here.
         key: root of all randomness, a JAX key or a seed.
@@ -110,7 +113,9 @@ def start(
         The initial `State`.
 
     Raises:
-        TypeError, ValueError: for a policy that is none, formats that do not fit float32, or a loss scale that is none.
+        TypeError, ValueError: for a policy that is none, formats that do not fit the dtype of the parameters (of the moments,
+        for theirs), or a
+            loss scale that is none.
 
     Example:
         >>> from precisionlab.formats import FLOAT16
@@ -121,7 +126,7 @@ def start(
         >>> [float(step(state, None, formats)[0].params[0]) for state in (begun, begun._replace(loss_scale=None))]
         [-1.4901161193847656e-08, 0.0]
     """
-    check_policy(formats, "start")
+    check_policy(formats, "start", carrier_of_params(params))
     native = _checked_dtypes(dtypes, "start")
     if loss_scale is not None and not isinstance(loss_scale, LossScale):
         raise TypeError(
@@ -134,6 +139,9 @@ def start(
         params = jax.tree.map(lambda leaf: leaf.astype(native.weights), params)
     root = jax.random.key(key) if isinstance(key, int | np.integer) else key
     inner = optimizer.init(jax.tree.map(widened, params))
+    if formats.moments is not None and is_concrete(formats.moments):
+        # An optimizer may keep its averages in a dtype of its own, narrower than the parameters.
+        optax.tree.map_params(optimizer, partial(_check_moment, fmt=formats.moments), inner)
     return State(jnp.int32(0), params, inner, root, start_ages(params) if ages else None, loss_scale)
 
 
@@ -150,7 +158,7 @@ def make_step(
     """A training step, to be jitted, scanned or vmapped.
 
     Args:
-        loss: `loss(params, batch)` gives a scalar; it sees float32 parameters.
+        loss: `loss(params, batch)` gives a scalar; it sees float32 parameters (float64 ones if they are float64).
         optimizer: any Optax optimizer, learning rate included.
         modes: one rounding mode for every site, or a `Policy` of modes (None there means nearest_even; `compute` also takes
             `Rules` of modes).
@@ -193,16 +201,19 @@ def make_step(
 
     differentiated = jax.value_and_grad(scaled, has_aux=True)
 
-    def computed(weights: PyTree[Array], batch: Any, scaling: LossScale | None, rules: Any, key: PRNGKeyArray) -> Any:
+    def computed(
+        weights: PyTree[Array], batch: Any, scaling: LossScale | None, rules: Any, key: PRNGKeyArray, carrier: Carrier
+    ) -> Any:
         """((scaled loss, loss), gradients of the scaled loss), with every operation rounded if there are rules."""
         if rules is None:
             return differentiated(weights, batch, scaling)
-        simulated = simulate(differentiated, rules, mode=site_modes.compute, accumulation=accumulation)
+        simulated = simulate(differentiated, rules, mode=site_modes.compute, accumulation=accumulation, carrier=carrier.dtype)
         bits = {"key": jax.random.fold_in(key, _SITES["compute"])} if draws else {}
         return simulated(weights, batch, scaling, **bits)
 
     def step(state: State, batch: Any, formats: Policy = Policy()) -> tuple[State, Record]:
-        check_policy(formats, "step")
+        carrier = carrier_of_params(state.params)
+        check_policy(formats, "step", carrier)
         if dtypes is not None and any(fmt is not None for fmt in formats):
             raise ValueError("step: this step stores native dtypes; formats can only be simulated, so leave them at Policy().")
         key = jax.random.fold_in(state.key, state.step)
@@ -212,7 +223,7 @@ def make_step(
 
         weights = jax.tree.map(widened, state.params)
         scaling = state.loss_scale
-        (_, value), gradients = computed(weights, batch, scaling, formats.compute, key)
+        (_, value), gradients = computed(weights, batch, scaling, formats.compute, key, carrier)
         gradients = _store(at("gradients", gradients), native.gradients)
         finite = None
         if scaling is not None:
@@ -231,7 +242,7 @@ def make_step(
             params, inner = select_step(finite, (params, inner), (state.params, state.optimizer))
 
         def look() -> PyTree[Tally]:
-            grid = None if formats.weights is None else _grid(formats.weights)
+            grid = None if formats.weights is None else _grid(formats.weights, carrier)
             stored = kept if formats.updates is not None or native.updates is not None else None
             return tally(state.params, updates, params, stored_update=stored, grid=grid, detail=detail)
 
@@ -285,13 +296,19 @@ def _rounded(leaf: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArr
     return round_blocks(jnp.atleast_1d(leaf), fmt, -1, mode, key=key).reshape(jnp.shape(leaf))
 
 
-def _grid(fmt: Format | BlockFormat) -> tuple[Any, Any]:
+def _grid(fmt: Format | BlockFormat, carrier: Carrier) -> tuple[Any, Any]:
     """Precision and emin of the stored weights, for the histogram; elements of a block have the spacing of their own binade."""
-    return (fmt.precision, fmt.emin) if isinstance(fmt, Format) else (fmt.element.precision, FLOAT32_CARRIER.emin)
+    return (fmt.precision, fmt.emin) if isinstance(fmt, Format) else (fmt.element.precision, carrier.emin)
 
 
 def _round_moment(leaf: Array, fmt: Format) -> Array:
-    return round_to(leaf, fmt) if leaf.dtype == jnp.float32 else leaf
+    return round_to(leaf, fmt) if leaf.dtype.name in CARRIERS else leaf
+
+
+def _check_moment(leaf: Array, fmt: Format) -> Array:
+    if leaf.dtype.name in CARRIERS:
+        require_fits(fmt, CARRIERS[leaf.dtype.name], "start: Policy.moments, in the dtype of the optimizer's state")
+    return leaf
 
 
 def _store(tree: PyTree[Array], dtype: Any) -> PyTree[Array]:
@@ -304,3 +321,15 @@ def _store(tree: PyTree[Array], dtype: Any) -> PyTree[Array]:
 def batch_key(state: State) -> PRNGKeyArray:
     """The key of the batch of the next step."""
     return jax.random.fold_in(jax.random.fold_in(state.key, state.step), _BATCH)
+
+
+def carrier_of_params(params: PyTree[Array]) -> Carrier:
+    """What holds the simulated values of a step: float64 where every parameter is and 64-bit JAX is on, else float32.
+
+    Example:
+        >>> carrier_of_params({"w": jnp.ones(3)}).precision
+        24
+    """
+    leaves = jax.tree.leaves(params)
+    on = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    return FLOAT64_CARRIER if on and leaves and all(leaf.dtype == np.float64 for leaf in leaves) else FLOAT32_CARRIER

@@ -1,0 +1,79 @@
+"""The pictures of `run manifold`: one for each measurement, drawn from the stored arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from precisionlab.measurements import census, dimension, extents, margins, repair, ring, stagnation, theorem
+from precisionlab.measurements.base import Measured
+from precisionlab.runs.results import Labelled, Result
+
+__all__ = ["FIGURES", "taken_apart"]
+
+_DATA = ("", "digits", "generic")
+
+
+def taken_apart(found: Measured) -> dict[tuple[str, str], Measured]:
+    """The measurements that arrays belong to, by name and, if they were made on other data than the first, by these.
+
+    Args:
+        found: arrays named after their measurement, `census_...`, or after their data and it, `digits_repair_...`.
+    """
+    parts: dict[tuple[str, str], Measured] = {}
+    for data in _DATA:
+        prefix = f"{data}_" if data else ""
+        for name in ("theorem", "census", "extents", "ring", "stagnation", "repair", "dimension", "margins"):
+            mine = {key: array for key, array in found.arrays.items() if key.startswith(f"{prefix}{name}_")}
+            if mine:
+                arrays = {
+                    key.removeprefix(prefix): Labelled(tuple(dim.removeprefix(prefix) for dim in dims), values)
+                    for key, (dims, values) in mine.items()
+                }
+                axes = {dim for array in mine.values() for dim in array.dims}
+                coords = {axis.removeprefix(prefix): labels for axis, labels in found.coords.items() if axis in axes}
+                parts[name, data] = Measured(coords, arrays)
+    return parts
+
+
+def _one(name: str, draw: Callable[..., Any], width: float = 8.5, height: float = 4.8) -> Callable[[Result], Any]:
+    """A figure with a panel for each of the data on which this was measured."""
+
+    def drawn(result: Result) -> Any:
+        parts = [(data, part) for (of, data), part in taken_apart(Measured(result.coords, result.arrays)).items() if of == name]
+        figure, axes = plt.subplots(
+            max(len(parts), 1), 1, figsize=(width, height * max(len(parts), 1)), layout="constrained", squeeze=False
+        )
+        for ax, (data, part) in zip(axes[:, 0], parts, strict=False):
+            draw(part, ax)
+            if len(parts) > 1:
+                ax.set_title(f"{ax.get_title()} {data or result.config['data'][0]} points".strip())
+        if not parts:
+            axes[0, 0].text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
+            axes[0, 0].set_axis_off()
+        return figure
+
+    return drawn
+
+
+def _ring(result: Result) -> Any:
+    part = taken_apart(Measured(result.coords, result.arrays)).get(("ring", ""))
+    if part is None:
+        return _one("ring", lambda *_: None)(result)
+    figure = plt.figure(figsize=(11, 4.8), layout="constrained")
+    ring.draw(part, figure)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Result], Any]] = {
+    "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", census.draw),
+    "Extents: how far from a minimum no weight moves": _one("extents", extents.draw),
+    "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", theorem.draw),
+    "Unfreezing: stagnated weights go on in float64": _one("stagnation", stagnation.draw),
+    "Spectra where updates stagnate, and at the minimum": _one("stagnation", stagnation.draw_spectra),
+    "Two by two: stagnation and lattice, each alone": _one("repair", repair.draw),
+    "The positive control: four minima that look like a ring": _ring,
+    "Dimension against bits: nullity, and what the format adds (N_p)": _one("dimension", dimension.draw),
+    "The loss that formats leave": _one("dimension", dimension.draw_floor),
+    "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", margins.draw),
+}
