@@ -7,6 +7,7 @@ folded.
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
+
+from precisionlab.runs.summary import number
 
 WIDTH = 120
 ALONE = "# a program of its own"
@@ -78,9 +81,9 @@ def difference(said: str, printed: str, tolerance: float = 0.1) -> str | None:
     """The first word that differs, or number that does by more than a tenth: machines round sums in different orders."""
     ours, theirs = (" ".join(text.split()) for text in (said, printed))
     words, others = _NUMBER.sub("#", ours).split(), _NUMBER.sub("#", theirs).split()
-    for number, (one, other) in enumerate(zip(words, others, strict=False)):
+    for place, (one, other) in enumerate(zip(words, others, strict=False)):
         if one != other:
-            return f'"{" ".join(words[max(number - 5, 0) : number + 5])}", and it prints "{other}"'
+            return f'"{" ".join(words[max(place - 5, 0) : place + 5])}", and it prints "{other}"'
     if len(words) != len(others):
         return f"it says {len(words)} words, and {len(others)} are printed"
     for one, other in zip(_NUMBER.findall(ours), _NUMBER.findall(theirs), strict=True):
@@ -88,6 +91,37 @@ def difference(said: str, printed: str, tolerance: float = 0.1) -> str | None:
         if abs(a - b) > tolerance * max(abs(a), abs(b)) + 0.02:
             return f"it says {one}, and {other} is printed"
     return None
+
+
+def stored(run: str) -> dict[str, Any]:
+    """A run that is kept in a folder, as `precisionlab show RUN --json` gives it; for the pages that cog writes."""
+    folder = Path(run)
+    command = [sys.executable, "-m", "precisionlab", "show", folder.name, "--runs", str(folder.parent), "--json"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def claims(found: dict[str, Any], *beginnings: str) -> str:
+    """The claims of a run whose names begin so, as a table."""
+    words = {True: "held", False: "not held", None: "undecided"}
+    lines = ["| claim | predicted | measured | |", "|---|---|---|---|"]
+    for claim in found["claims"]:
+        if claim["name"].startswith(beginnings):
+            bounds = [0.0 if claim[side] is None else claim[side] for side in ("low", "high")]
+            predicted, measured = number(claim["predicted"]), number(claim["measured"], *bounds)
+            lines.append(f"| {claim['name']} | {predicted} | {measured} | {words[claim['held']]} |")
+    return "\n".join(lines)
+
+
+def rows(found: dict[str, Any], **columns: str) -> str:
+    """Columns of a run's rows under new titles, as a table."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]
+    for row in found["rows"]:
+        shown = []
+        for name in columns:
+            bounds = [row[f"{name}{side}"] for side in ("_low", "_high") if row.get(f"{name}{side}") is not None]
+            shown.append("" if row[name] is None else row[name] if isinstance(row[name], str) else number(row[name], *bounds))
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ _DATA = ("generic", "digits")
 _DENSE = 2000
 _CONTROL = 6
 _FOR_CERTAIN = 8
+_HALF = 0.5  # of a direction: fewer is none
 _ROWS = {
     1: "census: log2 of the lattice points that fit, against bits",
     2: "extents: size of the frozen set, against bits",
@@ -232,16 +233,18 @@ def judged(found: Measured, losses: tuple[str, ...] = _LOSSES) -> tuple[tuple[De
         if name == "ring":
             control = ring.control_seen(part)
         elif name == "dimension":
-            shares |= {f"{fmt} ({data})" if data else fmt: share for fmt, share in dimension.shares(part).items()}
+            ours = {f"{fmt} on {data}" if data else fmt: share for fmt, share in dimension.shares(part).items()}
+            claims += [_share(fmt, share) for fmt, share in ours.items()]
+            shares |= ours
         elif name == "repair":
             claims += [_told("cause", data, claim) for claim in repair.causes(part)]
     for data, finding in sorted(findings, key=lambda pair: pair[1].row):
         for side, claim in (("geometry", finding.geometry), ("representation", finding.representation)):
             if claim is not None:
                 claims.append(_told(f"{finding.row} {side}", data, claim))
-    ours = [finding for _, finding in findings if finding.row != _CONTROL]
+    tested = [finding for _, finding in findings if finding.row != _CONTROL]
     decisions = [
-        decide(loss, ours, control=control if loss == "square" else True, shares=shares if loss == "square" else {})
+        decide(loss, tested, control=control if loss == "square" else True, shares=shares if loss == "square" else {})
         for loss in losses
     ]
     return tuple(decisions), tuple(claims)
@@ -256,6 +259,13 @@ _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
     "dimension": dimension.judge,
     "margins": margins.judge,
 }
+
+
+def _share(fmt: str, share: tuple[float, float, float]) -> Claim:
+    """What a format adds to the flat directions: nothing, were geometry all there is."""
+    mean, low, high = share
+    held = False if low > 0 else True if high < _HALF else None
+    return Claim(f"share: directions flat with {fmt} beyond n - d r", 0, mean, low, high, held)
 
 
 def _told(side: str, data: str, claim: Claim) -> Claim:

@@ -47,7 +47,8 @@ def _one(name: str, draw: Callable[..., Any], width: float = 8.5, height: float 
         for ax, (data, part) in zip(axes[:, 0], parts, strict=False):
             draw(part, ax)
             if len(parts) > 1:
-                ax.set_title(f"{ax.get_title()} {data or result.config['data'][0]} points".strip())
+                words = {"generic": "random points", "digits": "digits"}[data or result.config["data"][0]]
+                ax.set_title(f"{ax.get_title()} {words}".strip())
         if not parts:
             axes[0, 0].text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
             axes[0, 0].set_axis_off()

@@ -215,8 +215,8 @@ class Trained(NamedTuple):
     """Where the arms ended.
 
     Attributes:
-        theta: (arms, seeds, n) the stored weights, in float64.
-        loss: (arms, seeds) in float64 there.
+        theta: (arms, seeds, n) the stored weights, in float64; where they diverged, the start.
+        loss: (arms, seeds) in float64 there; inf where they diverged.
         lost: (arms, seeds) the share of the nonzero updates that changed no weight when fates were last read.
         stagnated: (arms, seeds) whether that was every one of them; only under nearest_even and toward_zero, whose next step
             is then the same again for ever, is it an end.
@@ -341,14 +341,19 @@ def descend(given: Setting, thetas: Any, *, steps: int = 16384, chunk: int = 204
     path = np.concatenate(losses)[:, 0].reshape(-1, arms, seeds)
     times = np.concatenate([[0], 2 ** np.arange(math.ceil(math.log2(len(path))))])
     theta = theta.reshape(points.shape)
-    ends = losses_at(given.residuals, theta)
+    alive = np.asarray(np.isfinite(theta).all(axis=-1))
+    theta = np.where(alive[..., None], theta, points)
+    ends = np.where(alive, losses_at(given.residuals, theta), np.inf)
     found = np.concatenate([np.moveaxis(path[times], 0, -1), ends[..., None]], axis=-1)
     return Descent(theta, np.append(times, len(path)), found)
 
 
 def _joined(given: Setting, parts: Sequence[Any]) -> Trained:
     theta, lost, stagnated = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Trained(theta, losses_at(given.residuals, theta), lost, stagnated, max(part[3] for part in parts))
+    alive = np.asarray(np.isfinite(theta).all(axis=-1))
+    theta = np.where(alive[..., None], theta, given.starts)
+    loss = np.where(alive, losses_at(given.residuals, theta), np.inf)
+    return Trained(theta, loss, np.where(alive, lost, 0.0), stagnated & alive, max(part[3] for part in parts))
 
 
 def _train(

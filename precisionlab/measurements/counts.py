@@ -5,6 +5,7 @@ exact interval (Clopper and Pearson), and it holds if every seed agrees. Against
 were it true, each seed would agree with it at least as often as not.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import scipy.special
 from precisionlab.runs.inference import clopper_pearson
 from precisionlab.runs.results import Claim
 
-__all__ = ["against", "agreement"]
+__all__ = ["against", "agreement", "p_of_failed"]
 
 
 def agreement(name: str, agree: Any) -> Claim:
@@ -46,3 +47,24 @@ def against(agree: Any) -> float:
     """
     seen = np.asarray(agree, bool)
     return float(scipy.special.bdtr(int(seen.sum()), seen.size, 0.5))
+
+
+def p_of_failed(geometry: Claim, representation: Claim, *, p_geometry: float, p_representation: float) -> float:
+    """The p value that belongs in a finding: that under the hypothesis whose claim fails.
+
+    Args:
+        geometry: the claim of geometry.
+        representation: the claim of representation.
+        p_geometry: the chance of such a measurement if geometry were true.
+        p_representation: the chance of it if representation were true.
+
+    Returns:
+        One of them; the larger where both fail, NaN where neither does.
+
+    Example:
+        >>> held, failed = Claim("", 1.0, 1.0, 0.8, 1.0, True), Claim("", 1.0, 0.0, 0.0, 0.2, False)
+        >>> p_of_failed(held, failed, p_geometry=1.0, p_representation=1e-5)
+        1e-05
+    """
+    failed = [p for claim, p in ((geometry, p_geometry), (representation, p_representation)) if claim.held is False]
+    return max(failed) if failed else math.nan

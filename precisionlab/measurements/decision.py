@@ -107,7 +107,8 @@ def decide(
     elif spoken[0] == "representation":
         verdict, why = "representation", told
     elif added:
-        verdict, why = "mixture", f"{told}; beyond the manifold some formats are blind to soft directions: {_listed(added)}"
+        verdict = "mixture"
+        why = f"{told}; beyond the manifold formats are blind to soft directions, on average {_listed(added)}"
     else:
         verdict, why = "geometry", f"{told}, and no format adds flat directions"
     return Decision(loss, verdict, rows, f"{loss.replace('_', '-')} loss: {verdict}; {why}.")
@@ -146,4 +147,4 @@ def _speaks(finding: Finding, p: float | None) -> str:
 
 
 def _listed(shares: Mapping[str, tuple[float, float, float]]) -> str:
-    return ", ".join(f"{mean:.1f} in {name} [{low:.1f}, {high:.1f}]" for name, (mean, low, high) in shares.items())
+    return ", ".join(f"{mean:.1f} with {name}" for name, (mean, _, _) in shares.items())

@@ -14,7 +14,7 @@ What is compared: the loss at the end; and the operational flat dimension, measu
 as long as the weights, along eigenvector k, pulls back by u = -lr lambda_k |w| v_k (the quadratic law, so that only the
 arithmetic differs between cells). Direction k counts as flat in a cell if the weights take up less than half of that, <w' - w,
 u> / <u, u> < 1/2 (of stochastic rounding, in the mean over draws). In exact arithmetic that leaves the n - d r directions with
-lambda = 0; a format adds soft ones: about the N_p - (n - d r) of `landscape.flatness`, at most two fewer, because a pull of
+lambda = 0; a format adds soft ones: about the N_p - (n - d r) of `landscape.flatness`, at most three fewer, because a pull of
 which the larger entries land is half taken up.
 
 Trap: the nullity of J is at least n - d r at any point, so that alone it shows little. It is taken at a zero of the loss that
@@ -46,7 +46,7 @@ from precisionlab.measurements.arms import (
     visible,
 )
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.counts import against, agreement
+from precisionlab.measurements.counts import against, agreement, p_of_failed
 from precisionlab.modes import stochastic
 from precisionlab.rounding import round_to
 from precisionlab.runs.inference import tost
@@ -197,21 +197,26 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     neither = arrays["flat"][CELLS.index("neither")]
     here, nowhere = (neither == flat).all(axis=0), (neither == 0).all(axis=0)
     return (
-        Finding(
+        _finding(
             4,
-            "square",
             agreement(f"stochastic rounding and Kahan lower the loss and n - d r = {flat} directions stay flat", fell & stay),
             agreement("stochastic rounding and Kahan make flatness disappear", gone),
+            against(fell & stay),
             against(gone),
         ),
-        Finding(
+        _finding(
             9,
-            "square",
             agreement(f"without stagnation and lattice n - d r = {flat} directions are flat", here),
             agreement("without stagnation and lattice no direction is flat", nowhere),
+            against(here),
             against(nowhere),
         ),
     )
+
+
+def _finding(row: int, geometry: Claim, representation: Claim, p_geometry: float, p_representation: float) -> Finding:
+    p = p_of_failed(geometry, representation, p_geometry=p_geometry, p_representation=p_representation)
+    return Finding(row, "square", geometry, representation, p)
 
 
 def causes(measured: Measured) -> tuple[Claim, ...]:

@@ -46,7 +46,7 @@ from precisionlab.measurements.arms import (
     train_arms,
 )
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.counts import against, agreement
+from precisionlab.measurements.counts import against, agreement, p_of_failed
 from precisionlab.runs.inference import one_sided, slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.summary import interval
@@ -56,8 +56,15 @@ __all__ = ["PRECISIONS", "draw", "draw_spectra", "judge", "measure"]
 PRECISIONS = (3, 4, 5, 6, 8, 10, 11, 14, 16, 24)
 _DROP = 2.0
 """Orders of magnitude that the loss must fall by to count as falling."""
+_NOTHING = 0.3
+"""A fall by less than a factor of two is nothing."""
+_CLEAN = 10.0
+"""Orders of magnitude between the last eigenvalue that counts and the noise, for a null space to be clean."""
 _SHARE = 0.9
 """The share of the squared motion that the row space must hold."""
+_CHANCE = 0.1
+_NO_GAP = 1.5
+"""Orders of magnitude between neighbouring eigenvalues that are no gap."""
 _SLOPE = 0.05
 _COARSE = 6
 """Up to so many bits the second part of the Hessian should be as large as the first: no gap."""
@@ -207,82 +214,86 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
 
     Returns:
         Two findings of row 3: on the fall of the loss in the arm of each seed where it falls least, and on the motion in the
-        mean over a seed's arms; and three of row 5.
+        mean over a seed's arms that did fall. Three of row 5, where there is an eigenvalue d r + 1 (n > d r); of seeds without
+        a zero of the loss they say nothing.
     """
     arrays = {name.removeprefix("stagnation_"): array.values for name, array in measured.arrays.items()}
     settled = arrays["stagnated"].astype(bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         fallen = np.log10(arrays["loss"] / arrays["loss_after"][..., -1])
     n, constraints = len(measured.coords["stagnation_index"]), int(arrays["constraints"])
-    drop, share = _least(fallen, settled), _mean_of(arrays["row_share"], settled)
+    drop, share = _least(fallen, settled), _mean_of(arrays["row_share"], settled & (fallen > _NOTHING))
     chance = min(1.0, constraints / n)
-    findings = [
-        Finding(
+    findings = (
+        _finding(
             3,
-            "square",
             _above("unfrozen in float64, the loss falls by orders of magnitude (log10)", drop, _DROP),
-            _equal("unfrozen in float64, nothing happens (log10 of the fall)", drop, 0.0, 0.3),
-            one_sided(drop, 0.3),
+            _equal("unfrozen in float64, nothing happens (log10 of the fall)", drop, 0.0, _NOTHING),
+            one_sided(-drop, -_DROP),
+            one_sided(drop, _NOTHING),
         ),
-        Finding(
+        _finding(
             3,
-            "square",
             _above("share of the squared motion that lies in the row space", share, _SHARE),
-            _equal("share of the motion in the row space is that of any direction, d r / n", share, chance, 0.1),
-            one_sided(share, chance + 0.1),
+            _equal("share of the motion in the row space is that of any direction, d r / n", share, chance, _CHANCE),
+            one_sided(-share, -_SHARE),
+            one_sided(share, chance + _CHANCE),
         ),
-    ]
-    return (*findings, *_of_spectra(measured, arrays, constraints))
+    )
+    return findings if constraints >= n else (*findings, *_of_spectra(measured, arrays, constraints))
 
 
 def _of_spectra(measured: Measured, arrays: dict[str, np.ndarray], constraints: int) -> tuple[Finding, ...]:
     """Row 5, of the formats whose weights alone are rounded."""
     bits = np.asarray(measured.coords["stagnation_format"])
     values, floor = arrays["eigenvalues"], arrays["floor"]
-    loss = arrays["loss"][: len(bits)]
-    following = _magnitudes(values, constraints)[1]
-    with np.errstate(divide="ignore"):
-        both = np.log2([loss, following / arrays["coefficient"]])
-        found = np.array([slopes(*both[:, :, seed]) for seed in range(loss.shape[1])])
+    loss, reached = arrays["loss"][: len(bits)], np.asarray(arrays["reached"][: len(bits)].all(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = np.log2([loss, _magnitudes(values, constraints)[1] / arrays["coefficient"]])
+        powers = [slopes(*both[:, :, seed]) if reached[seed] else np.nan for seed in range(len(reached))]
         gaps = np.log10(_gap(values, floor, constraints))
         clean = np.log10(_gap(arrays["minimum_eigenvalues"], arrays["minimum_floor"], constraints))
+    found = np.array(powers, np.float64)
     coarse = bits <= max(_COARSE, bits.min())
-    widest = gaps[coarse].max(axis=0)
+    widest = np.where(reached, gaps[coarse].max(axis=0), np.nan)
     negative = (values < -floor[..., None]).sum(axis=-1)[coarse].min(axis=0)
+    at_minimum = _above("at the float64 minimum the gap after eigenvalue d r is ten orders or more (log10)", clean, _CLEAN)
+    none = _below(
+        "no gap after eigenvalue d r where it stagnates with few bits; at the minimum ten orders (log10)", widest, 1.5
+    )
     return (
-        Finding(
+        _finding(
             5,
-            "square",
             _equal(
-                "where it stagnates, |eigenvalue d r + 1| of residuals of one direction goes as a power of the loss",
+                "eigenvalue d r + 1 where it stagnates, of residuals of one direction, is a power of the loss",
                 found,
                 0.5,
                 _SLOPE,
             ),
             _equal("eigenvalue d r + 1 is zero whatever the loss: a power of", found, 0.0, _SLOPE),
+            one_sided(-found, _SLOPE - 0.5),
             one_sided(found, _SLOPE),
         ),
-        Finding(
+        _finding(
             5,
-            "square",
-            _below(
-                "no gap after eigenvalue d r where it stagnates with few bits, 10 or more orders at the minimum (log10)",
-                widest,
-                1.5,
-            )
-            if (clean >= 10).all()
-            else Claim("10 or more orders of gap after eigenvalue d r at the float64 minimum", "> 10", *_mean(clean), False),
-            _above("a clean null space where it stagnates: gap of 10 orders (log10)", widest, 10.0),
-            one_sided(-widest, -10.0),
+            none if at_minimum.held else at_minimum,
+            _above("a clean null space where it stagnates: a gap of ten orders (log10)", widest, _CLEAN),
+            one_sided(widest, _NO_GAP) if at_minimum.held else one_sided(-clean, -_CLEAN),
+            one_sided(-widest, -_CLEAN),
         ),
-        Finding(
+        _finding(
             5,
-            "square",
-            agreement("negative eigenvalues beyond the noise where it stagnates with few bits", negative > 0),
+            agreement("negative eigenvalues beyond the noise where it stagnates with few bits", reached & (negative > 0)),
             agreement("no negative eigenvalue beyond the noise where it stagnates with few bits", negative == 0),
+            against(reached & (negative > 0)),
             against(negative == 0),
         ),
     )
+
+
+def _finding(row: int, geometry: Claim, representation: Claim, p_geometry: float, p_representation: float) -> Finding:
+    p = p_of_failed(geometry, representation, p_geometry=p_geometry, p_representation=p_representation)
+    return Finding(row, "square", geometry, representation, p)
 
 
 def _least(values: np.ndarray, settled: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def test_each_verdict_follows_from_its_rule() -> None:
     shares = {"bfloat16": (0.0, 0.0, 0.0), "float8_e4m3fn": (2.0, 1.5, 2.5)}
     mixed = decide("square", [finding(1, "geometry")], control=True, shares=shares)
     assert mixed.verdict == "mixture"
-    assert "2.0 in float8_e4m3fn [1.5, 2.5]." in mixed.sentence
+    assert mixed.sentence.endswith("on average 2.0 with float8_e4m3fn.")
     assert "bfloat16" not in mixed.sentence
     # Shares whose interval holds zero add nothing.
     assert verdict(geometry, shares={"bfloat16": (0.5, -0.5, 1.5)}) == "geometry"

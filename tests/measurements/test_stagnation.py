@@ -138,6 +138,19 @@ def test_descending_on_is_float64_descent(given: Setting) -> None:
     assert near.theta.shape == thetas.shape
 
 
+def test_an_arm_that_diverges_is_left_at_its_start(given: Setting) -> None:
+    ends = train_arms(given._replace(lr=64.0), float_arms((24,)), steps=256, chunk=256)
+    gone = ~np.isfinite(ends.loss[0])
+    assert gone.any()
+    for seed in np.flatnonzero(gone):
+        np.testing.assert_array_equal(ends.theta[0, seed], given.starts[seed])
+        assert not ends.stagnated[0, seed]
+        assert ends.lost[0, seed] == 0
+    after = descend(given._replace(lr=64.0), given.starts[None], steps=256, chunk=256)
+    assert np.isfinite(after.theta).all()
+    assert np.isinf(after.loss[0, gone, -1]).all()
+
+
 def test_unknown_arms_are_refused(given: Setting) -> None:
     wrongs: tuple[Any, ...] = ({"rounding": "up"}, {"placement": "everything"})
     for wrong in wrongs:
@@ -216,10 +229,11 @@ def test_the_judge_can_say_representation_and_nothing(measured: Measured) -> Non
         floor=np.broadcast_to(values(measured, "minimum_floor"), values(measured, "floor").shape),
     )
     findings = stagnation.judge(frozen)
-    for finding in findings[:2]:
-        assert finding.geometry.held is False
-        assert finding.representation is not None
-        assert finding.representation.held
+    assert findings[0].geometry.held is False
+    assert findings[0].representation is not None
+    assert findings[0].representation.held
+    assert findings[0].p < 1e-3, "the chance under geometry, which fails"
+    assert math.isnan(findings[1].p), "where nothing falls there is no motion to have a direction"
     assert findings[3].geometry.held is False
     assert findings[3].representation is not None
     assert findings[3].representation.held
