@@ -32,9 +32,9 @@ from precisionlab.configs import ConfigError, config_as_dict
 from precisionlab.experiments.base import Experiment, Journal, MemoryJournal, Progress, stages
 from precisionlab.experiments.manifold_figures import FIGURES, taken_apart
 from precisionlab.measurements import census, dimension, extents, margins, repair, ring, stagnation, theorem
-from precisionlab.measurements.arms import EXPONENTS, PRECISIONS
 from precisionlab.measurements.base import Finding, Measured
 from precisionlab.measurements.decision import Decision, decide
+from precisionlab.measurements.settings import EXPONENTS, PRECISIONS
 from precisionlab.policy import PLACEMENTS
 from precisionlab.problems.fitting import SMOOTH
 from precisionlab.runs.results import Claim, Labelled, Result

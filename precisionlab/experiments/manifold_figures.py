@@ -5,8 +5,19 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from precisionlab.measurements import census, dimension, extents, margins, repair, ring, stagnation, theorem
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import (
+    draw_census,
+    draw_extents,
+    draw_flat_directions,
+    draw_loss_floor,
+    draw_margins,
+    draw_ring,
+    draw_spectra,
+    draw_theorem,
+    draw_two_by_two,
+    draw_unfreezing,
+)
 from precisionlab.runs.results import Labelled, Result
 
 __all__ = ["FIGURES", "taken_apart"]
@@ -62,19 +73,19 @@ def _ring(result: Result) -> Any:
     if part is None:
         return _one("ring", lambda *_: None)(result)
     figure = plt.figure(figsize=(11, 4.8), layout="constrained")
-    ring.draw(part, figure)
+    draw_ring(part, figure)
     return figure
 
 
 FIGURES: dict[str, Callable[[Result], Any]] = {
-    "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", census.draw),
-    "Extents: how far from a minimum no weight moves": _one("extents", extents.draw),
-    "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", theorem.draw),
-    "Unfreezing: stagnated weights go on in float64": _one("stagnation", stagnation.draw),
-    "Spectra where updates stagnate, and at the minimum": _one("stagnation", stagnation.draw_spectra),
-    "Two by two: stagnation and lattice, each alone": _one("repair", repair.draw),
+    "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", draw_census),
+    "Extents: how far from a minimum no weight moves": _one("extents", draw_extents),
+    "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", draw_theorem),
+    "Unfreezing: stagnated weights go on in float64": _one("stagnation", draw_unfreezing),
+    "Spectra where updates stagnate, and at the minimum": _one("stagnation", draw_spectra),
+    "Two by two: stagnation and lattice, each alone": _one("repair", draw_two_by_two),
     "The positive control: four minima that look like a ring": _ring,
-    "Dimension against bits: nullity, and what the format adds (N_p)": _one("dimension", dimension.draw),
-    "The loss that formats leave": _one("dimension", dimension.draw_floor),
-    "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", margins.draw),
+    "Dimension against bits: nullity, and what the format adds (N_p)": _one("dimension", draw_flat_directions),
+    "The loss that formats leave": _one("dimension", draw_loss_floor),
+    "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", draw_margins),
 }

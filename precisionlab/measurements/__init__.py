@@ -1,1 +1,1 @@
-"""One measurement, one file: what it does in arrays, what two hypotheses predicted of it, and a picture."""
+"""One measurement, one file: what it does in arrays, and what two hypotheses predicted of it. `pictures` draws them."""

@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.axes import Axes
 
 from precisionlab.landscape.lattice import census, fixed_axis, float_axis
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.runs.inference import one_sided, slopes, tost
+from precisionlab.measurements.claiming import p_of_equal
+from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.summary import interval
 
-__all__ = ["LATTICES", "MARGIN", "WEIGHTS", "draw", "example", "judge", "measure"]
+__all__ = ["LATTICES", "MARGIN", "WEIGHTS", "example", "judge", "measure"]
 
 WEIGHTS = 3
 MARGIN = 0.15
@@ -169,48 +169,8 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
                 )
                 # Whichever of the two claims fails: how likely the samples are if it were true, margin included.
                 if same.equal is False:
-                    p = min(1.0, 2 * min(one_sided(change, MARGIN), one_sided(-change, MARGIN)))
+                    p = p_of_equal(change, 0.0, MARGIN)
                 elif test.equal is False:
-                    p = min(1.0, 2 * min(one_sided(samples, predicted + MARGIN), one_sided(-samples, MARGIN - predicted)))
+                    p = p_of_equal(samples, predicted, MARGIN)
             findings.append(Finding(1, "square", geometry, representation, p))
     return tuple(findings)
-
-
-_COLOURS = {1: "#0072B2", 2: "#D55E00", 3: "#009E73"}
-_MARKERS = {"fixed": "o", "floating": "s"}
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """Counts against bits for every seed, their mean, and the predicted slopes.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits = np.asarray(measured.coords["census_bits"], np.float64)
-    counts = measured.arrays["census_count"].values
-    found = _slopes(measured)
-    for j, d in enumerate(measured.coords["census_points"]):
-        for i, lattice in enumerate(measured.coords["census_lattice"]):
-            used = np.isfinite(counts[:, i, j]).any(axis=0)
-            with np.errstate(divide="ignore"):
-                logs = np.log2(counts[:, i, j][:, used])
-            at, style = bits[used], "-" if lattice == "fixed" else "--"
-            usable = logs[np.isfinite(logs).all(axis=1)]
-            if not len(usable):
-                continue
-            axes.plot(at, usable.T, color=_COLOURS[d], lw=0.6, alpha=0.25, ls=style)
-            mean = usable.mean(axis=0)
-            slope = np.nanmean(found[:, i, j])
-            label = f"d = {d}, {lattice} point: slope {slope:.2f}"
-            axes.plot(at, mean, _MARKERS[lattice], color=_COLOURS[d], ms=6, mec="white", mew=0.8, label=label, zorder=3)
-            predicted = mean.mean() + (WEIGHTS - d) * (at - at.mean())
-            axes.plot(at, predicted, color=_COLOURS[d], lw=1.8, ls=style, zorder=2)
-    axes.plot([], [], color="0.35", lw=1.8, label=f"lines: predicted slope, n - d with n = {WEIGHTS}")
-    axes.set(xlabel="bits of the lattice", ylabel="log₂ of the points with loss ≤ c h²", xticks=bits)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    return axes

@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.axes import Axes
 
 from precisionlab.landscape import jacobian_spectrum, rank
 from precisionlab.landscape.flatness import flat_dimension, representational_share
-from precisionlab.measurements.arms import (
+from precisionlab.measurements.arms import train_arms
+from precisionlab.measurements.base import Finding, Measured
+from precisionlab.measurements.claiming import against, agreement, equal, finding
+from precisionlab.measurements.settings import (
     EXPONENTS,
     PRECISIONS,
     Setting,
@@ -36,15 +38,12 @@ from precisionlab.measurements.arms import (
     make_fits,
     residuals_of,
     setting,
-    train_arms,
 )
-from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.counts import against, agreement, p_of_failed
-from precisionlab.runs.inference import slopes, tost
-from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.inference import slopes
+from precisionlab.runs.results import Labelled
 from precisionlab.runs.summary import interval
 
-__all__ = ["FLOOR_PRECISIONS", "draw", "draw_floor", "judge", "measure", "shares"]
+__all__ = ["FLOOR_PRECISIONS", "flat_counts", "judge", "measure", "saw_and_stagnated", "shares"]
 
 FLOOR_PRECISIONS = (8, 10, 12, 14, 16, 18, 20, 22, 24)
 _SLOPE = 0.15
@@ -183,13 +182,20 @@ def shares(measured: Measured) -> dict[str, tuple[float, float, float]]:
     Args:
         measured: what `measure` returned.
     """
-    _, added = _flat(measured)
+    _, added = flat_counts(measured)
     bits = measured.coords["dimension_precision"]
     return {f"{p} bits": (float(row.mean()), *interval(row)) for p, row in zip(bits, added, strict=True)}
 
 
-def _flat(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-    """N_p and its representational share, (precision, seeds), each with the spectrum that its own format led to."""
+def flat_counts(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """N_p and its representational share, each with the spectrum that its own format led to.
+
+    Args:
+        measured: what `measure` returned.
+
+    Returns:
+        Both over (precision, seeds).
+    """
     arrays = measured.arrays
     values, n = arrays["dimension_eigenvalues"].values, int(arrays["dimension_size"].values)
     lr, constraints = float(arrays["dimension_lr"].values), int(arrays["dimension_constraints"].values)
@@ -222,16 +228,17 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     found = _floor_slopes(measured)
     known = np.isfinite(found)
     # Which seeds have a slope is decided by where their start is seen, not by what came of it; with less than half it is open.
+    seeds = f"{known.sum()} of {len(found)}"
     sloped = found[known] if 2 * known.sum() >= len(found) else found
     return (
-        _finding(
+        finding(
             7,
             agreement(f"with every data point the nullity falls by r = {outputs}, from n - r d", one_for_one),
             agreement("the nullity is the same for every number of points", flat),
             against(one_for_one),
             against(flat),
         ),
-        _finding(
+        finding(
             8,
             agreement(f"nullity n - d r = {n - constraints} whatever the precision and the range", same),
             agreement("the nullity is larger with the fewest bits than with the most", grows),
@@ -241,94 +248,34 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
         Finding(
             8,
             "square",
-            Claim(
-                f"log2 of the loss that a format leaves, for each bit ({known.sum()} of {len(found)} seeds)",
-                -2.0,
-                float(sloped.mean()),
-                *interval(sloped),
-                tost(sloped, -2.0, _SLOPE).equal,
-            ),
+            equal(f"log2 of the loss that a format leaves, for each bit ({seeds} seeds)", sloped, -2.0, _SLOPE),
             None,
             float("nan"),
         ),
     )
 
 
-def _finding(row: int, geometry: Claim, representation: Claim, p_geometry: float, p_representation: float) -> Finding:
-    p = p_of_failed(geometry, representation, p_geometry=p_geometry, p_representation=p_representation)
-    return Finding(row, "square", geometry, representation, p)
+def saw_and_stagnated(measured: Measured) -> np.ndarray:
+    """Whether a format saw every mode at the start and lost nine tenths of the updates at the end.
+
+    Args:
+        measured: what `measure` returned.
+
+    Returns:
+        (floor precisions, seeds) booleans.
+    """
+    bits = np.asarray(measured.coords["dimension_floor_precision"], np.float64)
+    saw = bits[:, None] > measured.arrays["dimension_seen_from"].values
+    return saw & (measured.arrays["dimension_lost"].values >= _LOST)
 
 
 def _floor_slopes(measured: Measured) -> np.ndarray:
     """(seeds,) over the formats that see every mode and stagnated; NaN for fewer than three."""
     arrays, found = measured.arrays, np.full(len(measured.coords["seed"]), np.nan)
     bits = np.asarray(measured.coords["dimension_floor_precision"], np.float64)
-    stagnated, loss = arrays["dimension_lost"].values >= _LOST, arrays["dimension_loss"].values
-    for seed, from_bits in enumerate(arrays["dimension_seen_from"].values):
-        used = stagnated[:, seed] & (bits > from_bits) & (loss[:, seed] > 0)
+    loss = arrays["dimension_loss"].values
+    for seed, saw in enumerate(saw_and_stagnated(measured).T):
+        used = saw & (loss[:, seed] > 0)
         if used.sum() >= 3:
             found[seed] = slopes(bits[used], np.log2(loss[used, seed]))
     return found
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """N_p against p for every seed, its mean, and n - d r; the nullity of every format beside it.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    counts, _ = _flat(measured)
-    bits = np.asarray(measured.coords["dimension_precision"], np.float64)
-    nullity = measured.arrays["dimension_nullity"].values
-    flat = int(measured.arrays["dimension_size"].values) - int(measured.arrays["dimension_constraints"].values)
-    axes.plot(bits, counts, color="#D55E00", lw=0.6, alpha=0.3)
-    axes.plot(
-        bits, counts.mean(axis=1), "o-", color="#D55E00", lw=2, ms=6, mec="white", label="flat to p bits, N_p: mean over seeds"
-    )
-    axes.fill_between(bits, flat, counts.mean(axis=1), color="#D55E00", alpha=0.12, lw=0, label="its representational share")
-    for k, exponent in enumerate(measured.coords["dimension_exponent"]):
-        label = f"nullity of J, {exponent} exponent bits"
-        axes.plot(bits, nullity[:, k].mean(axis=1), "s+x"[k % 3], color="#0072B2", ms=7, mfc="none", label=label, zorder=3)
-    axes.axhline(flat, color="0.3", lw=1, ls="--", zorder=1)
-    axes.annotate(
-        f"n - d r = {flat}", (bits[-1], flat), xytext=(0, -6), textcoords="offset points", ha="right", va="top", color="0.3"
-    )
-    axes.set_xscale("log", base=2)
-    crowded = np.append(False, np.diff(np.log2(bits)) < 0.2)
-    axes.set_xticks(bits, ["" if close else f"{p:.0f}" for p, close in zip(bits, crowded, strict=True)])
-    axes.minorticks_off()
-    axes.set(xlabel="significand bits p", ylabel="flat directions")
-    axes.margins(y=0.15)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    return axes
-
-
-def draw_floor(measured: Measured, axes: Axes) -> Axes:
-    """The loss that formats leave against p, every seed thin and its part that sees every mode thick, with the predicted slope.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits = np.asarray(measured.coords["dimension_floor_precision"], np.float64)
-    loss = np.maximum(measured.arrays["dimension_loss"].values, 1e-32)
-    seen = bits[:, None] > measured.arrays["dimension_seen_from"].values[None, :]
-    seen &= measured.arrays["dimension_lost"].values >= _LOST
-    axes.plot(bits, np.log2(loss), color="0.6", lw=0.6, alpha=0.6)
-    axes.plot(bits, np.where(seen, np.log2(loss), np.nan), color="#0072B2", lw=1.2, alpha=0.7)
-    middle = np.median(np.log2(loss), axis=1)
-    axes.plot(bits, middle[-1] - 2 * (bits - bits[-1]), color="#D55E00", lw=2, label="slope -2")
-    axes.plot([], [], color="#0072B2", lw=1.2, label="seeds, where the format sees every mode at the start")
-    axes.plot([], [], color="0.6", lw=0.6, label="where it does not, or went on moving")
-    axes.set(xlabel="significand bits p", ylabel="log₂ of the loss at the end", xticks=bits)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower left")
-    return axes

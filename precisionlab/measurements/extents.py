@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.axes import Axes
 
 from precisionlab.formats import Format
 from precisionlab.landscape.extents import extents_along_line, extents_along_walk
@@ -29,11 +28,12 @@ from precisionlab.landscape.minima import reach_minimum
 from precisionlab.landscape.spaces import split_spaces
 from precisionlab.landscape.walking import walk
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.runs.inference import one_sided, slopes, tost
+from precisionlab.measurements.claiming import p_of_equal
+from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.summary import interval
 
-__all__ = ["DIRECTIONS", "LATTICES", "MARGIN", "draw", "example", "judge", "measure"]
+__all__ = ["DIRECTIONS", "LATTICES", "MARGIN", "example", "judge", "measure"]
 
 MARGIN = 0.05
 """How far a slope may be from its prediction and still count as equal."""
@@ -226,49 +226,5 @@ def _finding(name: str, samples: np.ndarray, predicted: float) -> Finding:
     geometry = Claim(f"{name}: slope of log2 against bits", predicted, test.estimate, *bounds, test.equal)
     representation = Claim(f"{name}: slope is -1 as everywhere", -1.0, other.estimate, *bounds, other.equal)
     failed = [target for target, claim in ((-1.0, other), (predicted, test)) if claim.equal is False]
-    p = float("nan")
-    if failed:
-        sides = one_sided(samples, failed[0] + MARGIN), one_sided(-samples, MARGIN - failed[0])
-        p = min(1.0, 2 * min(sides))
+    p = p_of_equal(samples, failed[0], MARGIN) if failed else float("nan")
     return Finding(2, "square", geometry, representation, p)
-
-
-_COLOURS = {"normal": "#0072B2", "straight tangent": "#D55E00", "along the manifold": "#009E73"}
-_MARKERS = {"fixed": "o", "floating": "s"}
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """Extents against bits, every seed thin, their mean with the predicted slope, and the isolated minimum.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits = np.asarray(measured.coords["extents_bits"], np.float64)
-    lengths = measured.arrays["extents_length"].values
-    series = [
-        (direction, predicted, _COLOURS[direction], lengths[:, :, k])
-        for k, (direction, predicted) in enumerate(DIRECTIONS.items())
-    ]
-    series.append(("isolated minimum, d > n", -1.0, "#CC79A7", measured.arrays["extents_isolated"].values))
-    for name, predicted, colour, values in series:
-        for i, lattice in enumerate(measured.coords["extents_lattice"]):
-            with np.errstate(divide="ignore"):
-                logs = np.log2(values[:, :, i]).reshape(-1, len(bits))
-            logs = logs[np.isfinite(logs).all(axis=1)]
-            if not len(logs):
-                continue
-            mean, style = logs.mean(axis=0), "-" if lattice == "fixed" else "--"
-            slope = slopes(bits, logs).mean()
-            axes.plot(bits, logs.T, color=colour, lw=0.5, alpha=0.15, ls=style)
-            axes.plot(bits, mean.mean() + predicted * (bits - bits.mean()), color=colour, lw=1.8, ls=style, zorder=2)
-            label = f"{name}, {lattice} point: slope {slope:.2f}"
-            axes.plot(bits, mean, _MARKERS[lattice], color=colour, ms=6, mec="white", mew=0.8, label=label, zorder=3)
-    axes.plot([], [], color="0.35", lw=1.8, label="lines: predicted slopes, -1, -1/2, 0, -1")
-    axes.set(xlabel="bits of the lattice", ylabel="log₂ of the extent of the frozen set", xticks=bits)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    return axes

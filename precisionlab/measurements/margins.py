@@ -20,20 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.axes import Axes
 
 from precisionlab.arithmetic import simulate
 from precisionlab.formats import Format, ieee_format, stack_formats
 from precisionlab.loops import sweep_chunks
 from precisionlab.margins import FORMS, vanishing_margins
 from precisionlab.measurements.base import Finding, Measured
+from precisionlab.measurements.claiming import estimate
 from precisionlab.policy import Policy
 from precisionlab.runs.inference import one_sided, slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.summary import interval
 from precisionlab.training import make_step, start
 
-__all__ = ["LOSSES", "SLOPE_MARGIN", "draw", "judge", "measure"]
+__all__ = ["LOSSES", "SLOPE_MARGIN", "judge", "measure"]
 
 ROW = 10
 """After the nine measurements of the square loss: the contrast."""
@@ -282,29 +282,23 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
         "recession of the flat set (margin per bit)", f"0 +- {SLOPE_MARGIN}", away.estimate, *interval(found), away.equal
     )
     directions = values["directions"].mean(1)
-    low, high = interval(directions)
+    around = estimate(directions)
     dimension = "dimension of the exactly flat set"
     whole = bool((values["directions"] == _WEIGHTS).all())
-    flat = Claim(dimension, f"n = {_WEIGHTS}", float(directions.mean()), low, high, whole)
-    none = Claim(dimension, "0", float(directions.mean()), low, high, bool((values["directions"] == 0).all()))
+    flat = Claim(dimension, f"n = {_WEIGHTS}", *around, whole)
+    none = Claim(dimension, "0", *around, bool((values["directions"] == 0).all()))
     wrong = values["contradictions"].sum(1)
-    law = Claim(
-        "losses and gradients that contradict the law", "0", float(wrong.mean()), *interval(wrong), bool((wrong == 0).all())
-    )
+    law = Claim("losses and gradients that contradict the law", "0", *estimate(wrong), bool((wrong == 0).all()))
     sloping = (values["true_gradient"] > 0) & (values["true_loss"] > 0) & values["still"]
     share = sloping.mean(1)
     true = Claim(
         "share of arms at rest whose true loss and gradient are positive",
         "1",
-        float(share.mean()),
-        *interval(share),
+        *estimate(share),
         bool(sloping.all()),
     )
     least = values["growth"].min(1)
-    low, high = interval(least)
-    grows = Claim(
-        "growth of the norm in float64 from there (factor)", "> 1", float(least.mean()), low, high, _above(least, 1.0)
-    )
+    grows = Claim("growth of the norm in float64 from there (factor)", "> 1", *estimate(least), _above(least, 1.0))
     return (
         Finding(ROW, "cross_entropy", nowhere, recedes, one_sided(found, 0.0)),
         Finding(ROW, "cross_entropy", none, flat, one_sided(directions, 0.0)),
@@ -317,40 +311,3 @@ def _above(samples: np.ndarray, bound: float) -> bool | None:
     if (samples > bound).all():
         return True
     return False if (samples <= bound).all() else None
-
-
-_COLOURS = {"sum": "#0072B2", "normalizer": "#D55E00", "tail": "#009E73"}
-_MEANINGS = {
-    "sum": "loss of log_softmax, one-hot, naive; label's gradient of softmax forms: p ln 2",
-    "normalizer": "loss of integer labels: (p - a) ln 2, logit in [2^a, 2^(a+1))",
-    "tail": "loss of softplus, log1p, sigmoid; all other gradients: (p - emin) ln 2",
-}
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """Threshold margins against significand bits: searched and trained ones on the lines of the law.
-
-    Args:
-        measured: from `measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits = np.asarray(measured.coords["margins_bits"])
-    found, predicted = (measured.arrays[f"margins_{name}"].values for name in ("found", "predicted"))
-    for kind, form in (("tail", "softplus"), ("sum", "log_softmax"), ("normalizer", "integer_labels")):
-        axes.plot(bits, predicted[:, list(LOSSES).index(form), 0], color=_COLOURS[kind], lw=1.6, label=_MEANINGS[kind])
-    for index, name in enumerate(LOSSES):
-        axes.plot(bits, found[:, index, 0], "o", color=_COLOURS[FORMS[name].loss], ms=6, mec="white", mew=0.8, zorder=3)
-    before, after = (measured.arrays[f"margins_{name}"].values for name in ("before", "after"))
-    for row in range(len(before)):
-        label = "training: last margin with a loss, first without (each seed)" if row == 0 else None
-        axes.plot(bits, after[row], "_", color="black", ms=14, alpha=0.5, label=label, zorder=4)
-        axes.plot(bits, before[row], "_", color="black", ms=14, alpha=0.5, zorder=4)
-    axes.plot([], [], "o", color="0.5", label="found by search, with every operation rounded")
-    axes.set(xlabel="significand bits p (8 exponent bits)", ylabel="margin from which the computed loss is exactly 0")
-    axes.set(xticks=bits, ylim=(0, None))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.01), borderaxespad=0.0)
-    return axes

@@ -28,32 +28,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
 
 from precisionlab.formats import FLOAT64, Format
 from precisionlab.landscape import jacobian, jacobian_spectrum, rank
 from precisionlab.landscape.flatness import flat_dimension
 from precisionlab.landscape.vectors import in_float64
-from precisionlab.measurements.arms import (
-    Setting,
-    exact_minima,
-    float_arms,
-    make_fits,
-    residuals_of,
-    setting,
-    train_arms,
-    train_masked,
-    visible,
-)
+from precisionlab.measurements.arms import train_arms, train_masked, visible
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.counts import against, agreement, p_of_failed
+from precisionlab.measurements.claiming import above, against, agreement, equal, finding
+from precisionlab.measurements.settings import Setting, exact_minima, float_arms, make_fits, residuals_of, setting
 from precisionlab.modes import stochastic
 from precisionlab.rounding import round_to
-from precisionlab.runs.inference import tost
 from precisionlab.runs.results import Claim, Labelled
-from precisionlab.runs.summary import interval
 
-__all__ = ["ARMS", "CELLS", "causes", "draw", "judge", "measure"]
+__all__ = ["ARMS", "CELLS", "causes", "judge", "measure"]
 
 CELLS = ("neither", "stagnation", "lattice", "both")
 ARMS = (*CELLS, "kahan")
@@ -197,14 +185,14 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     neither = arrays["flat"][CELLS.index("neither")]
     here, nowhere = (neither == flat).all(axis=0), (neither == 0).all(axis=0)
     return (
-        _finding(
+        finding(
             4,
             agreement(f"stochastic rounding and Kahan lower the loss and n - d r = {flat} directions stay flat", fell & stay),
             agreement("stochastic rounding and Kahan make flatness disappear", gone),
             against(fell & stay),
             against(gone),
         ),
-        _finding(
+        finding(
             9,
             agreement(f"without stagnation and lattice n - d r = {flat} directions are flat", here),
             agreement("without stagnation and lattice no direction is flat", nowhere),
@@ -212,11 +200,6 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
             against(nowhere),
         ),
     )
-
-
-def _finding(row: int, geometry: Claim, representation: Claim, p_geometry: float, p_representation: float) -> Finding:
-    p = p_of_failed(geometry, representation, p_geometry=p_geometry, p_representation=p_representation)
-    return Finding(row, "square", geometry, representation, p)
 
 
 def causes(measured: Measured) -> tuple[Claim, ...]:
@@ -237,74 +220,9 @@ def causes(measured: Measured) -> tuple[Claim, ...]:
         with np.errstate(divide="ignore"):
             apart = np.log10(loss[ARMS.index(cell)] / loss[both]).mean(axis=0)
         more = added[CELLS.index(cell)] - 0.5 * added[both]
-        low, high = interval(more)
+        beyond = f"{cell} alone adds over half of the flat directions that the format adds (how many beyond half)"
         claims += [
-            Claim(
-                f"{cell} alone gives the loss of the format (log10 of the ratio)",
-                0.0,
-                float(apart.mean()),
-                *interval(apart),
-                tost(apart, 0.0, _MARGIN).equal,
-            ),
-            Claim(
-                f"{cell} alone adds over half of the flat directions that the format adds (how many beyond half)",
-                "> 0",
-                float(more.mean()),
-                low,
-                high,
-                True if low > 0 else (False if high < 0 else None),
-            ),
+            equal(f"{cell} alone gives the loss of the format (log10 of the ratio)", apart, 0.0, _MARGIN),
+            above(beyond, more, 0.0),
         ]
     return tuple(claims)
-
-
-_COLOURS = {"neither": "0.25", "stagnation": "#D55E00", "lattice": "#0072B2", "both": "#CC79A7", "kahan": "#009E73"}
-_LABELS = {
-    "neither": "float64",
-    "stagnation": "stagnation alone",
-    "lattice": "lattice alone (SR)",
-    "both": "both (nearest)",
-    "kahan": "lattice, Kahan",
-}
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """The loss of every cell in every format: seeds as dots, their geometric mean as a bar, the flat directions as numbers.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits, loss = list(measured.coords["repair_format"]), np.maximum(measured.arrays["repair_loss"].values, 1e-32)
-    flat = measured.arrays["repair_flat"].values
-    width = 0.8 / len(ARMS)
-    for i, _ in enumerate(bits):
-        for k, arm in enumerate(ARMS):
-            x = i + (k - (len(ARMS) - 1) / 2) * width
-            seeds = loss[k, i]
-            spread = np.linspace(-0.3, 0.3, len(seeds)) * width
-            axes.plot(x + spread, seeds, "o", color=_COLOURS[arm], ms=3, alpha=0.5, mew=0)
-            mean = np.exp(np.log(seeds).mean())
-            label = _LABELS[arm] if i == 0 else None
-            axes.plot([x - 0.4 * width, x + 0.4 * width], [mean, mean], color=_COLOURS[arm], lw=3, label=label)
-            if arm in CELLS:
-                axes.annotate(
-                    f"{flat[CELLS.index(arm), i].mean():.1f}",
-                    (x, seeds.max()),
-                    xytext=(0, 5),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    rotation=90,
-                    fontsize="small",
-                    color=_COLOURS[arm],
-                )
-    axes.set_xticks(range(len(bits)), [f"{p} bits" for p in bits])
-    axes.set(yscale="log", ylabel="loss at the end", xlabel="numbers: flat directions, in the mean over seeds")
-    axes.margins(y=0.15)
-    axes.grid(alpha=0.25, axis="y")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    return axes

@@ -26,19 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.axes import Axes
 
 from precisionlab.formats import ieee_format
 from precisionlab.loops import sweep
 from precisionlab.measurements.base import Finding, Measured
+from precisionlab.measurements.claiming import estimate, mean_where
 from precisionlab.modes import nearest_even, stochastic
 from precisionlab.policy import Policy
 from precisionlab.runs.inference import one_sided
 from precisionlab.runs.results import Claim, Labelled
-from precisionlab.runs.summary import interval
 from precisionlab.training import make_step, start
 
-__all__ = ["control_seen", "draw", "judge", "loss", "measure", "threshold_bits"]
+__all__ = ["control_seen", "judge", "loss", "measure", "threshold_bits"]
 
 ROW = 6
 BITS_MARGIN = 1.0
@@ -184,17 +183,17 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     nearest, random = (collapsed[:, list(_ARMS).index(name)].astype(np.float64) for name in _ARMS)
     coarse = bits < predicted[:, None] - BITS_MARGIN
     fine = bits >= predicted[:, None] + BITS_MARGIN
-    below, above, dithered = _mean(nearest, coarse), _mean(nearest, fine), random.mean(1)
+    below, above, dithered = mean_where(nearest, coarse, 1), mean_where(nearest, fine, 1), random.mean(1)
     known = np.isfinite(predicted) & np.isfinite(threshold)
     off = np.where(known, np.where(known, threshold, 0) - np.where(known, predicted, 0), np.nan)
     within = bool((np.abs(off) <= BITS_MARGIN).all()) if known.all() else False
-    place = Claim("ring's end, measured - predicted (bits)", f"within {BITS_MARGIN:g} in each seed", *_estimate(off), within)
+    place = Claim("ring's end, measured - predicted (bits)", f"within {BITS_MARGIN:g} in each seed", *estimate(off), within)
     name = "collapsed to the four, more than a bit below the predicted p (share)"
-    gone = Claim(name, "1", *_estimate(below), _held(below, high=True))
-    ring = Claim(name, "0", *_estimate(below), _held(below, high=False))
-    four = Claim("collapsed, a bit above it or more (share)", "1", *_estimate(above), _held(above, high=True))
+    gone = Claim(name, "1", *estimate(below), _held(below, high=True))
+    ring = Claim(name, "0", *estimate(below), _held(below, high=False))
+    four = Claim("collapsed, a bit above it or more (share)", "1", *estimate(above), _held(above, high=True))
     free = Claim(
-        "collapsed under stochastic rounding, at every p (share)", "1", *_estimate(dithered), _held(dithered, high=True)
+        "collapsed under stochastic rounding, at every p (share)", "1", *estimate(dithered), _held(dithered, high=True)
     )
     return (
         Finding(ROW, "square", gone, ring, one_sided(-below, -1.0)),
@@ -218,64 +217,8 @@ def control_seen(measured: Measured) -> bool:
     return all(claim is not None and claim.held is True for claim in claims)
 
 
-def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(seeds,): the mean of the chosen entries of each row, NaN where none is."""
-    counts = chosen.sum(1)
-    return np.where(counts > 0, (values * chosen).sum(1) / np.maximum(counts, 1), np.nan)
-
-
-def _estimate(samples: np.ndarray) -> tuple[float, float, float]:
-    return (float(samples.mean()), *interval(samples))
-
-
 def _held(shares: np.ndarray, *, high: bool) -> bool | None:
     """Whether shares that were predicted to be 1 (or 0) are, to one in twenty; None if there is nothing to judge by."""
     if not np.isfinite(shares).all():
         return None
     return bool(shares.mean() >= 0.95 if high else shares.mean() <= 0.05)
-
-
-_COLOURS = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
-
-
-def draw(measured: Measured, figure: Any) -> Any:
-    """The ring with the end points at some precisions, and the share that collapsed against the precision.
-
-    Args:
-        measured: from `measure`.
-        figure: an empty figure.
-
-    Returns:
-        The figure, with two axes.
-    """
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    bits = list(measured.coords["ring_bits"])
-    ends, collapsed = measured.arrays["ring_end"].values, measured.arrays["ring_collapsed"].values
-    predicted = measured.arrays["ring_predicted"].values
-    around = np.linspace(0, 2 * np.pi, 400)
-    left.plot(np.cos(around), np.sin(around), color="0.8", lw=1)
-    middle = float(np.median(predicted)) if np.isfinite(predicted).all() else float(np.median(bits))
-    wanted = (bits[0], middle - 1, middle, bits[-1])
-    shown = sorted({min(range(len(bits)), key=lambda i, p=p: abs(bits[i] - p)) for p in wanted})
-    for rank, (index, colour) in enumerate(zip(shown, _COLOURS, strict=False)):
-        places = ends[:, 0, index] * (1 + 0.1 * rank)
-        left.plot(*places.T, "o", color=colour, ms=6, mec="white", mew=0.6, alpha=0.85, label=f"p = {bits[index]}")
-    corners = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    left.plot(*corners.T, "x", color="black", ms=10, mew=2, label="the four minima")
-    left.set(aspect="equal", xlabel="x", ylabel="y", title="ends under nearest_even (each p a little farther out)")
-    left.title.set_fontsize(10)
-    left.legend(frameon=False, fontsize=8, loc="center")
-    _draw_shares(right, bits, collapsed, predicted)
-    return figure
-
-
-def _draw_shares(axes: Axes, bits: list[int], collapsed: np.ndarray, predicted: np.ndarray) -> None:
-    at = np.arange(len(bits))
-    shares = np.array([(predicted <= p).mean() for p in bits])
-    axes.step(at, 100 * shares, where="mid", color="#0072B2", lw=1.8, label="predicted by the half-gap law")
-    axes.plot(at, 100 * collapsed[:, 0].mean(0), "o", color="#0072B2", ms=7, mec="white", label="nearest_even")
-    axes.plot(at, 100 * collapsed[:, 1].mean(0), "^", color="#D55E00", ms=7, mec="white", label="stochastic")
-    axes.set(xlabel="significand bits p", ylabel="collapsed to the four minima (% of seeds)", ylim=(-4, 108))
-    axes.set_xticks(at, [str(p) for p in bits])
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.01), ncols=2, fontsize=9, borderaxespad=0.0)

@@ -29,29 +29,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.axes import Axes
 
 from precisionlab.formats import FORMATS
 from precisionlab.landscape import hessian_spectrum, jacobian, jacobian_spectrum, rank, split_spaces
-from precisionlab.measurements.arms import (
+from precisionlab.measurements.arms import descend, train_arms
+from precisionlab.measurements.base import Finding, Measured
+from precisionlab.measurements.claiming import above, against, agreement, below, equal, finding, mean_where
+from precisionlab.measurements.settings import (
     FIXED,
     NAMED,
     Setting,
-    descend,
     exact_minima,
     float_arms,
+    half_square,
     make_fits,
     residuals_of,
     setting,
-    train_arms,
 )
-from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.counts import against, agreement, p_of_failed
-from precisionlab.runs.inference import one_sided, slopes, tost
-from precisionlab.runs.results import Claim, Labelled
-from precisionlab.runs.summary import interval
+from precisionlab.runs.inference import one_sided, slopes
+from precisionlab.runs.results import Labelled
 
-__all__ = ["PRECISIONS", "draw", "draw_spectra", "judge", "measure"]
+__all__ = ["PRECISIONS", "judge", "measure"]
 
 PRECISIONS = (3, 4, 5, 6, 8, 10, 11, 14, 16, 24)
 _DROP = 2.0
@@ -182,11 +180,7 @@ def _row_share(given: Setting, motion: np.ndarray, at: np.ndarray) -> np.ndarray
 
 
 def _spectrum(given: Setting, thetas: np.ndarray, seed: int) -> Any:
-    return hessian_spectrum(Partial(_half_square, residuals_of(given.residuals, seed)), thetas)
-
-
-def _half_square(residuals: Any, theta: Any) -> Any:
-    return 0.5 * jnp.sum(jnp.square(residuals(theta)))
+    return hessian_spectrum(Partial(half_square, residuals_of(given.residuals, seed)), thetas)
 
 
 def _coefficients(given: Setting, thetas: np.ndarray, minima: np.ndarray, seed: int) -> np.ndarray:
@@ -222,20 +216,20 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         fallen = np.log10(arrays["loss"] / arrays["loss_after"][..., -1])
     n, constraints = len(measured.coords["stagnation_index"]), int(arrays["constraints"])
-    drop, share = _least(fallen, settled), _mean_of(arrays["row_share"], settled & (fallen > _NOTHING))
+    drop, share = _least(fallen, settled), mean_where(arrays["row_share"], settled & (fallen > _NOTHING), 0)
     chance = min(1.0, constraints / n)
     findings = (
-        _finding(
+        finding(
             3,
-            _above("unfrozen in float64, the loss falls by orders of magnitude (log10)", drop, _DROP),
-            _equal("unfrozen in float64, nothing happens (log10 of the fall)", drop, 0.0, _NOTHING),
+            above("unfrozen in float64, the loss falls by orders of magnitude (log10)", drop, _DROP),
+            equal("unfrozen in float64, nothing happens (log10 of the fall)", drop, 0.0, _NOTHING),
             one_sided(-drop, -_DROP),
             one_sided(drop, _NOTHING),
         ),
-        _finding(
+        finding(
             3,
-            _above("share of the squared motion that lies in the row space", share, _SHARE),
-            _equal("share of the motion in the row space is that of any direction, d r / n", share, chance, _CHANCE),
+            above("share of the squared motion that lies in the row space", share, _SHARE),
+            equal("share of the motion in the row space is that of any direction, d r / n", share, chance, _CHANCE),
             one_sided(-share, -_SHARE),
             one_sided(share, chance + _CHANCE),
         ),
@@ -257,31 +251,25 @@ def _of_spectra(measured: Measured, arrays: dict[str, np.ndarray], constraints: 
     coarse = bits <= max(_COARSE, bits.min())
     widest = np.where(reached, gaps[coarse].max(axis=0), np.nan)
     negative = (values < -floor[..., None]).sum(axis=-1)[coarse].min(axis=0)
-    at_minimum = _above("at the float64 minimum the gap after eigenvalue d r is ten orders or more (log10)", clean, _CLEAN)
-    none = _below(
-        "no gap after eigenvalue d r where it stagnates with few bits; at the minimum ten orders (log10)", widest, 1.5
-    )
+    at_minimum = above("at the float64 minimum the gap after eigenvalue d r is ten orders or more (log10)", clean, _CLEAN)
+    none = below("no gap after eigenvalue d r where it stagnates with few bits; at the minimum ten orders (log10)", widest, 1.5)
+    last = "eigenvalue d r + 1"
     return (
-        _finding(
+        finding(
             5,
-            _equal(
-                "eigenvalue d r + 1 where it stagnates, of residuals of one direction, is a power of the loss",
-                found,
-                0.5,
-                _SLOPE,
-            ),
-            _equal("eigenvalue d r + 1 is zero whatever the loss: a power of", found, 0.0, _SLOPE),
+            equal(f"{last} where it stagnates, of residuals of one direction, is a power of the loss", found, 0.5, _SLOPE),
+            equal(f"{last} is zero whatever the loss: a power of", found, 0.0, _SLOPE),
             one_sided(-found, _SLOPE - 0.5),
             one_sided(found, _SLOPE),
         ),
-        _finding(
+        finding(
             5,
             none if at_minimum.held else at_minimum,
-            _above("a clean null space where it stagnates: a gap of ten orders (log10)", widest, _CLEAN),
+            above("a clean null space where it stagnates: a gap of ten orders (log10)", widest, _CLEAN),
             one_sided(widest, _NO_GAP) if at_minimum.held else one_sided(-clean, -_CLEAN),
             one_sided(-widest, -_CLEAN),
         ),
-        _finding(
+        finding(
             5,
             agreement("negative eigenvalues beyond the noise where it stagnates with few bits", reached & (negative > 0)),
             agreement("no negative eigenvalue beyond the noise where it stagnates with few bits", negative == 0),
@@ -291,21 +279,10 @@ def _of_spectra(measured: Measured, arrays: dict[str, np.ndarray], constraints: 
     )
 
 
-def _finding(row: int, geometry: Claim, representation: Claim, p_geometry: float, p_representation: float) -> Finding:
-    p = p_of_failed(geometry, representation, p_geometry=p_geometry, p_representation=p_representation)
-    return Finding(row, "square", geometry, representation, p)
-
-
 def _least(values: np.ndarray, settled: np.ndarray) -> np.ndarray:
     """The least over the settled arms of each seed; NaN where there is none."""
     kept = np.where(settled, values, np.inf).min(axis=0)
     return np.where(settled.any(axis=0), kept, np.nan)
-
-
-def _mean_of(values: np.ndarray, settled: np.ndarray) -> np.ndarray:
-    """The mean over the settled arms of each seed; NaN where there is none."""
-    count = settled.sum(axis=0)
-    return np.where(count > 0, np.where(settled, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 def _magnitudes(values: np.ndarray, constraints: int) -> tuple[np.ndarray, np.ndarray]:
@@ -317,91 +294,3 @@ def _magnitudes(values: np.ndarray, constraints: int) -> tuple[np.ndarray, np.nd
 def _gap(values: np.ndarray, floor: np.ndarray, constraints: int) -> np.ndarray:
     last, following = _magnitudes(values, constraints)
     return last / np.maximum(following, floor)
-
-
-def _mean(samples: np.ndarray) -> tuple[float, float, float]:
-    return float(np.mean(samples)), *interval(samples)
-
-
-def _above(name: str, samples: np.ndarray, bound: float) -> Claim:
-    mean, low, high = _mean(samples)
-    held = True if low > bound else (False if high < bound else None)
-    return Claim(name, f"> {bound:g}", mean, low, high, held)
-
-
-def _below(name: str, samples: np.ndarray, bound: float) -> Claim:
-    mean, low, high = _mean(samples)
-    held = True if high < bound else (False if low > bound else None)
-    return Claim(name, f"< {bound:g}", mean, low, high, held)
-
-
-def _equal(name: str, samples: np.ndarray, target: float, margin: float) -> Claim:
-    return Claim(name, target, *_mean(samples), tost(samples, target, margin).equal)
-
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """The loss after unfreezing, of arms whose weights alone are rounded: every seed thin, the median over seeds thick.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    times = np.asarray(measured.coords["stagnation_time"], np.float64)
-    paths = measured.arrays["stagnation_loss_after"].values
-    settled = measured.arrays["stagnation_stagnated"].values.astype(bool)
-    bits = list(measured.coords["stagnation_format"])
-    shown = [arm for arm in range(len(bits)) if settled[arm].any()]
-    shown = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(6, len(shown))).round().astype(int))]
-    for colour, arm in zip(_COLOURS, shown, strict=False):
-        rows = np.maximum(paths[arm][settled[arm]], 1e-32)
-        axes.plot(times, rows.T, color=colour, lw=0.5, alpha=0.2)
-        axes.plot(times, np.median(rows, axis=0), color=colour, lw=2, label=f"{bits[arm]} bits")
-        axes.plot(times[0], np.median(rows[:, 0]), "o", color=colour, ms=6, mec="white", clip_on=False, zorder=3)
-    axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set(yscale="log", xlabel="steps in float64 after stagnation", ylabel="loss", xlim=(0, times[-1]))
-    axes.set_xticks([0, *times[1::3]], ["0", *(f"{int(time)}" for time in times[1::3])])
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, title="stagnated in", loc="lower left")
-    return axes
-
-
-def draw_spectra(measured: Measured, axes: Axes) -> Axes:
-    """Hessian eigenvalues of one seed where it stagnated, and at the float64 minimum.
-
-    Args:
-        measured: what `measure` returned.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
-    bits = list(measured.coords["stagnation_format"])
-    values = measured.arrays["stagnation_eigenvalues"].values[:, 0]
-    least = measured.arrays["stagnation_minimum_eigenvalues"].values[0]
-    floor = float(measured.arrays["stagnation_minimum_floor"].values[0])
-    constraints = int(measured.arrays["stagnation_constraints"].values)
-    index = np.asarray(measured.coords["stagnation_index"])
-    chosen = np.unique(np.linspace(0, len(bits) - 1, min(4, len(bits))).round().astype(int))
-    rows = [(f"stagnated, {bits[i]} bits", values[i], _COLOURS[k]) for k, i in enumerate(chosen)]
-    for label, spectrum, colour in [*rows, ("float64 minimum", least, "0.2")]:
-        order = np.argsort(-np.abs(spectrum))
-        sizes, negative = np.maximum(np.abs(spectrum[order]), 1e-20), spectrum[order] < 0
-        axes.plot(index, sizes, color=colour, lw=0.8, alpha=0.6, zorder=1)
-        axes.plot(index[~negative], sizes[~negative], "o", color=colour, ms=4, label=label, zorder=2)
-        axes.plot(index[negative], sizes[negative], "o", color=colour, mfc="white", ms=4, zorder=2)
-    axes.axhline(floor, color="0.5", lw=1, ls=":")
-    axes.text(index[-1], floor * 1.6, "noise floor at the minimum", ha="right", va="bottom", fontsize="small", color="0.4")
-    axes.axvline(constraints + 0.5, color="0.5", lw=1)
-    axes.text(constraints + 0.9, axes.get_ylim()[1], f"d r = {constraints}", va="top", fontsize="small", color="0.4")
-    axes.plot([], [], "o", color="0.4", mfc="white", ms=4, label="open: negative")
-    axes.set(yscale="log", xlabel="eigenvalue, by magnitude", ylabel="|eigenvalue of the Hessian|")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    return axes

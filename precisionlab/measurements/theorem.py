@@ -14,19 +14,16 @@ Rank and nullity are whole numbers, so the claim is that they are right in every
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.axes import Axes
 
 from precisionlab.landscape import gap, hessian_spectrum, rank
-from precisionlab.measurements.arms import exact_minima, first_weights, make_fits, residuals_of, together
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.counts import agreement
-from precisionlab.runs.drawing import COLOURS
+from precisionlab.measurements.claiming import agreement
+from precisionlab.measurements.settings import exact_minima, first_weights, half_square, make_fits, residuals_of, together
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["CONTROLS", "GAP", "SMOOTH", "Net", "claims", "draw", "measure"]
+__all__ = ["CONTROLS", "GAP", "SMOOTH", "Net", "claims", "measure"]
 
 GAP = 1e8
 """The least ratio of eigenvalues across rank d r that counts as a gap; their median over seeds is 1e10 or more."""
@@ -96,7 +93,7 @@ def measure(
         residuals = together(fits)
         found = exact_minima(residuals, [first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
         sizes[index], constraints[index], reached[index] = fits[0].n, fits[0].d * fits[0].r, found.reached
-        losses = [Partial(_half_square, residuals_of(residuals, s)) for s in range(len(seeds))]
+        losses = [Partial(half_square, residuals_of(residuals, s)) for s in range(len(seeds))]
         rows = [hessian_spectrum(loss, point) for loss, point in zip(losses, found.theta, strict=True)]
         ranks[index] = [rank(row) for row in rows]
         if constraints[index] < sizes[index]:
@@ -120,10 +117,6 @@ def measure(
     return Measured(coords, arrays)
 
 
-def _half_square(residuals: Any, theta: Any) -> Any:
-    return 0.5 * jnp.sum(jnp.square(residuals(theta)))
-
-
 def claims(measured: Measured) -> tuple[Claim, ...]:
     """Rank and nullity in every seed where the theorem holds; no zero where it cannot.
 
@@ -143,26 +136,3 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
         else:
             found.append(agreement(f"control, {name}: there is no zero of the loss", ~of["reached"][index]))
     return tuple(found)
-
-
-def draw(measured: Measured, axes: Axes) -> Axes:
-    """Eigenvalues of every net by magnitude, over the largest; left of the line the steep ones.
-
-    Args:
-        measured: from `measure`.
-        axes: where to draw.
-    """
-    values, nets = measured.arrays["theorem_values"].values, [name for name in measured.coords["theorem_net"] if name in SMOOTH]
-    constraints = measured.arrays["theorem_constraints"].values
-    for index, name in enumerate(nets):
-        for row in values[index]:
-            sizes = -np.sort(-np.abs(row[np.isfinite(row)]))
-            shown = np.maximum(sizes / sizes[0], 1e-18)
-            place = np.arange(1, len(shown) + 1) - constraints[index]
-            axes.semilogy(place, shown, ".", color=COLOURS[index % len(COLOURS)], markersize=4, alpha=0.5)
-        axes.plot([], [], "o", color=COLOURS[index % len(COLOURS)], label=name)
-    axes.axvline(0.5, color="0.4", linewidth=1)
-    axes.set(xlabel="index - d r", ylabel="|eigenvalue| of the Hessian / the largest")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
-    return axes

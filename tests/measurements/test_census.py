@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.census import LATTICES, draw, example, judge, measure
+from precisionlab.measurements.census import LATTICES, example, judge, measure
+from precisionlab.measurements.pictures import draw_census
 from precisionlab.runs.results import Labelled, Result
 
 mpl.use("Agg")
@@ -97,7 +98,7 @@ def test_one_seed_decides_nothing():
 
 def test_the_figure_names_every_series(measured):
     figure, axes = plt.subplots()
-    assert draw(measured, axes) is axes
+    assert draw_census(measured, axes) is axes
     labels = axes.get_legend_handles_labels()[1]
     assert len(labels) == 7
     assert all("slope" in label for label in labels)

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from precisionlab.landscape import jacobian
 from precisionlab.measurements import dimension
-from precisionlab.measurements.arms import make_fits, residuals_of, setting
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import draw_flat_directions, draw_loss_floor
+from precisionlab.measurements.settings import make_fits, residuals_of, setting
 from precisionlab.runs.results import Labelled
 
 mpl.use("Agg")
@@ -67,8 +68,8 @@ def test_nullities_follow_the_points_and_not_the_format(measured: Measured) -> N
     assert added["3 bits"][0] > 0
     assert added["53 bits"] == (0.0, 0.0, 0.0)
     axes = Figure().subplots(1, 2)
-    assert dimension.draw(measured, axes[0]).lines
-    assert dimension.draw_floor(measured, axes[1]).lines
+    assert draw_flat_directions(measured, axes[0]).lines
+    assert draw_loss_floor(measured, axes[1]).lines
 
 
 def test_the_slope_is_taken_where_every_mode_is_seen(measured: Measured) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.extents import DIRECTIONS, LATTICES, draw, example, judge, measure
+from precisionlab.measurements.extents import DIRECTIONS, LATTICES, example, judge, measure
+from precisionlab.measurements.pictures import draw_extents
 from precisionlab.runs.results import Labelled, Result
 
 mpl.use("Agg")
@@ -122,7 +123,7 @@ def test_what_was_not_reached_decides_nothing():
 
 def test_the_figure_names_every_series(measured):
     figure, axes = plt.subplots()
-    assert draw(measured, axes) is axes
+    assert draw_extents(measured, axes) is axes
     assert len(axes.get_legend_handles_labels()[1]) == 9
     plt.close(figure)
 

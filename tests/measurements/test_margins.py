@@ -8,6 +8,7 @@ import pytest
 
 from precisionlab.measurements import margins
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import draw_margins
 from precisionlab.runs.results import Labelled
 
 mpl.use("agg")
@@ -67,7 +68,7 @@ def test_flatness_that_stays_where_it_is_would_not_be_representation(measured: M
 def test_figure(measured: Measured) -> None:
     from matplotlib.figure import Figure
 
-    axes = margins.draw(measured, Figure().subplots())
+    axes = draw_margins(measured, Figure().subplots())
     assert len(axes.lines) > len(margins.LOSSES)
 
 

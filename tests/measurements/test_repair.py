@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from precisionlab.landscape import jacobian
 from precisionlab.measurements import repair
-from precisionlab.measurements.arms import float_arms, make_fits, residuals_of, setting
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import draw_two_by_two
+from precisionlab.measurements.settings import float_arms, make_fits, residuals_of, setting
 from precisionlab.runs.results import Labelled
 from tests import oracle
 
@@ -68,7 +69,7 @@ def test_stagnation_is_the_cause_and_the_lattice_is_not(measured: Measured) -> N
         assert finding.representation is not None
         assert finding.representation.held is False
         assert finding.p == 0.125  # three seeds decide nothing at 0.05
-    assert repair.draw(measured, Figure().subplots()).lines
+    assert draw_two_by_two(measured, Figure().subplots()).lines
 
 
 def changed(measured: Measured, **arrays: Any) -> Measured:

@@ -10,6 +10,7 @@ import pytest
 
 from precisionlab.measurements import ring
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import draw_ring
 from precisionlab.runs.results import Labelled
 
 mpl.use("agg")
@@ -99,7 +100,7 @@ def test_a_control_that_was_not_seen_says_so(measured: Measured, broken: str) ->
 def test_figure(measured: Measured) -> None:
     from matplotlib.figure import Figure
 
-    assert len(ring.draw(measured, Figure()).axes) == 2
+    assert len(draw_ring(measured, Figure()).axes) == 2
 
 
 def test_bad_input_is_refused() -> None:

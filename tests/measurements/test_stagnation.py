@@ -13,20 +13,18 @@ from matplotlib.figure import Figure
 import precisionlab as pl
 from precisionlab.landscape import jacobian
 from precisionlab.measurements import stagnation
-from precisionlab.measurements.arms import (
+from precisionlab.measurements.arms import descend, train_arms, train_masked, visible
+from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures import draw_spectra, draw_unfreezing
+from precisionlab.measurements.settings import (
     Setting,
-    descend,
     exact_minima,
     float_arms,
     losses_at,
     make_fits,
     residuals_of,
     setting,
-    train_arms,
-    train_masked,
-    visible,
 )
-from precisionlab.measurements.base import Measured
 from precisionlab.runs.results import Labelled
 from tests import oracle
 
@@ -208,8 +206,8 @@ def test_unfreezing_speaks_for_geometry(measured: Measured) -> None:
     assert share.representation is not None
     assert share.representation.held is False
     axes = Figure().subplots(1, 2)
-    assert stagnation.draw(measured, axes[0]).lines
-    assert stagnation.draw_spectra(measured, axes[1]).lines
+    assert draw_unfreezing(measured, axes[0]).lines
+    assert draw_spectra(measured, axes[1]).lines
 
 
 def changed(measured: Measured, **arrays: Any) -> Measured:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from precisionlab.measurements import theorem
-from precisionlab.measurements.arms import make_fits, residuals_of, setting
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.settings import make_fits, residuals_of, setting
 from precisionlab.runs.results import Labelled
 
 SEEDS = (3, 4)
