@@ -125,6 +125,7 @@ for d, colour, bits in ((1, BLUE, (3, 4, 5, 6)), (2, RED, (4, 5, 6, 7)), (3, GRE
         for b in bits
     ]
     slope = np.polyfit(bits, np.log2(counts), 1)[0]
+    print(f"{d} data point{'s' * (d > 1)}: {counts} lattice points fit at {list(bits)} bits, slope {slope:.2f}")
     ax.plot(bits, np.log2(counts), "o-", color=colour, label=f"d = {d}: slope {slope:.2f}, geometry says {3 - d}")
 ax.set(xlabel="fraction bits of the weights", ylabel="log2 of the points that fit", xticks=range(3, 9))
 ax.legend(frameon=False)

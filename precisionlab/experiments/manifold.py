@@ -72,6 +72,8 @@ class ManifoldConfig:
         precisions: significand bits of the float arms.
         exponents: their exponent bits, where the range varies.
         placements: what is rounded: weights first, then gradients (and weights), all (arithmetic too).
+        others: whether named formats, fixed point and rounding toward zero are arms of the unfreezing too.
+        forms: of the cross-entropy, names in `margins.LOSSES`, log_softmax among them.
         points: data points d of the trained nets.
         inputs: coordinates of a point.
         hidden: units of the hidden layer, more than points.
@@ -91,6 +93,8 @@ class ManifoldConfig:
     precisions: tuple[int, ...] = PRECISIONS
     exponents: tuple[int, ...] = EXPONENTS
     placements: tuple[str, ...] = ("weights", "gradients", "all")
+    others: bool = True
+    forms: tuple[str, ...] = tuple(margins.LOSSES)
     points: int = 5
     inputs: int = 3
     hidden: int = 8
@@ -102,7 +106,13 @@ class ManifoldConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything is."""
         nets = (*theorem.SMOOTH, *theorem.CONTROLS)
-        known = (("losses", _LOSSES), ("data", _DATA), ("placements", tuple(PLACEMENTS)), ("nets", nets))
+        known = (
+            ("losses", _LOSSES),
+            ("data", _DATA),
+            ("placements", tuple(PLACEMENTS)),
+            ("nets", nets),
+            ("forms", tuple(margins.LOSSES)),
+        )
         for field, names in known:
             given = getattr(self, field)
             if not given or len(set(given)) != len(given):
@@ -115,6 +125,8 @@ class ManifoldConfig:
                 f'activation is "{self.activation}"; allowed are {", ".join(SMOOTH)}: the theorem asks for a smooth one, and '
                 "linear and ReLU nets are among the controls already."
             )
+        if "log_softmax" not in self.forms:
+            raise ValueError(f"forms are {self.forms}; log_softmax must be among them, it is the one that is trained.")
         if self.placements[0] != "weights":
             raise ValueError(f"placements begin with {self.placements[0]}; weights come first, the spectra are taken there.")
         for field, low, high in (("seeds", 1, 10**4), ("first_seed", 0, 10**9), ("points", 3, 64), ("inputs", 1, 64)):
@@ -182,16 +194,17 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         for data in config.data:
             on = {"data": data, **net}
             prefix = "" if data == config.data[0] else f"{data}_"
+            arms = {"placements": config.placements, "others": config.others}
             trained = {**on, "points": config.points, "steps": config.steps}
             counted = {**on, "points": range(config.points - 3, config.points + 2), "precisions": bits}
             for name, measure in (
-                ("stagnation", partial(stagnation.measure, precisions=bits, placements=config.placements, **trained)),
+                ("stagnation", partial(stagnation.measure, precisions=bits, **arms, **trained)),
                 ("repair", partial(repair.measure, precisions=some, **trained)),
                 ("dimension", partial(dimension.measure, exponents=config.exponents, steps=2 * config.steps, **counted)),
             ):
                 work[f"{name}, {data}"] = partial(_prefixed, partial(measure, seeds), prefix)
     if "cross_entropy" in config.losses:
-        work["margins"] = partial(margins.measure, seeds)
+        work["margins"] = partial(margins.measure, seeds, forms=config.forms)
 
     def tell(name: str) -> Callable[[str, float], None]:
         return lambda _, share: None if progress is None else progress(round(100 * share), 100, name)
@@ -294,7 +307,8 @@ MANIFOLD = Experiment(
     config=ManifoldConfig,
     quick={
         "data": ("generic",), "seeds": 4, "precisions": (4, 6, 8, 11, 24), "exponents": (8,), "placements": ("weights",),
-        "steps": 4096, "coarser": 1, "nets": ("tanh", "softplus", "gelu", "linear", "under-parameterized"),
+        "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
+        "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
     full={"seeds": 64},
     run=run,

@@ -80,21 +80,22 @@ def format_of(bits: int) -> Format:
     return ieee_format(_EXPONENT_BITS, bits - 1)
 
 
-def thresholds(bits: Sequence[int]) -> np.ndarray:
+def thresholds(bits: Sequence[int], forms: Sequence[str] = tuple(LOSSES)) -> np.ndarray:
     """Search for the smallest margins at which computed losses and gradients are exactly zero.
 
     Args:
         bits: significand bits, 3 to 53.
+        forms: names in `LOSSES`.
 
     Returns:
-        (len(bits), len(LOSSES), 3) margins, found without the law: by bisection over the values of each format, in brackets.
+        (len(bits), len(forms), 3) margins, found without the law: by bisection over the values of each format, in brackets.
     """
     with jax.enable_x64(True):
         formats = stack_formats([format_of(p) for p in bits])
 
         def zeros(fmt: Format, margins: Any) -> Any:
             rows = []
-            for index, loss in enumerate(LOSSES.values()):
+            for index, loss in enumerate(LOSSES[name] for name in forms):
                 rounded = simulate(lambda m, loss=loss: _parts(loss, jnp.stack([m, m * 0])), fmt, carrier="float64")
                 found = jax.vmap(jax.vmap(rounded))(margins[index])
                 rows.append(jnp.stack([found[part, :, part] == 0 for part in range(3)]))
@@ -102,7 +103,7 @@ def thresholds(bits: Sequence[int]) -> np.ndarray:
 
         look = jax.jit(jax.vmap(zeros))
         shift = np.array([53 - p for p in bits], np.int64)[:, None, None]
-        shape = (len(bits), len(LOSSES), len(PARTS))
+        shape = (len(bits), len(forms), len(PARTS))
         # Positive floats in order are integers in order; the margins are in [1/4, 256).
         low = np.broadcast_to(np.float64(0.25).view(np.int64) >> shift, shape).copy()
         high = np.broadcast_to(np.float64(_FARTHEST).view(np.int64) >> shift, shape).copy()
@@ -141,6 +142,7 @@ def measure(
     seeds: Iterable[int],
     *,
     bits: Sequence[int] = (4, 6, 8, 11, 16, 24, 53),
+    forms: Sequence[str] = tuple(LOSSES),
     steps: int = 760,
     further: int = 60,
     progress: Callable[[str, float], Any] | None = None,
@@ -150,6 +152,7 @@ def measure(
     Args:
         seeds: at least one; they draw data and first weights.
         bits: significand bits, at least two, ascending, from 3 to 53.
+        forms: names in `LOSSES`, log_softmax, which is trained, among them.
         steps: of training; margins grow by ln 2 / 4 in each.
         further: steps in float64 afterwards.
         progress: called with a few words and the share that is done.
@@ -171,15 +174,17 @@ def measure(
         raise ValueError("margins: got no seeds; give at least one, such as range(16).")
     if len(bits) < 2 or list(bits) != sorted(set(bits)) or min(bits) < 3 or max(bits) > 53:
         raise ValueError(f"margins: bits are significand bits, at least two, ascending, from 3 to 53; got {list(bits)}.")
+    if "log_softmax" not in forms or not set(forms) <= set(LOSSES):
+        raise ValueError(f"margins: forms are from {', '.join(LOSSES)}, the first among them; got {list(forms)}.")
     if steps < 1 or further < 1:
         raise ValueError(f"margins: steps and further must be at least 1; got {steps} and {further}.")
     tell = progress or (lambda *_: None)
     tell("margins: thresholds", 0.0)
-    found = thresholds(bits)
-    predicted = np.array([[vanishing_margins(format_of(p), FORMS[name]) for name in LOSSES] for p in bits])
+    found = thresholds(bits, forms)
+    predicted = np.array([[vanishing_margins(format_of(p), FORMS[name]) for name in forms] for p in bits])
     tell("margins: training", 0.3)
-    trained = _trained(seeds, bits, steps, further, predicted[:, list(LOSSES).index("log_softmax")], tell)
-    coords = {"seed": seeds, "margins_bits": list(bits), "margins_form": list(LOSSES), "margins_part": list(PARTS)}
+    trained = _trained(seeds, bits, steps, further, predicted[:, list(forms).index("log_softmax")], tell)
+    coords = {"seed": seeds, "margins_bits": list(bits), "margins_form": list(forms), "margins_part": list(PARTS)}
     over = ("margins_bits", "margins_form", "margins_part")
     arrays = {"margins_found": Labelled(over, found), "margins_predicted": Labelled(over, predicted)}
     arrays |= {f"margins_{name}": Labelled(("seed", "margins_bits"), values) for name, values in trained.items()}

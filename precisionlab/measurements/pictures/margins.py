@@ -5,7 +5,6 @@ from matplotlib.axes import Axes
 
 from precisionlab.margins import FORMS
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.margins import LOSSES
 from precisionlab.measurements.pictures.panels import ABOVE, BLUE, DOT, GREEN, VERMILION, finished
 
 __all__ = ["draw_margins"]
@@ -31,10 +30,11 @@ def draw_margins(measured: Measured, axes: Axes) -> Axes:
     """
     bits = np.asarray(measured.coords["margins_bits"])
     found, predicted = (measured.arrays[f"margins_{name}"].values for name in ("found", "predicted"))
+    forms = list(measured.coords["margins_form"])
     for form, meaning in _LAWS:
-        colour = _COLOURS[FORMS[form].loss]
-        axes.plot(bits, predicted[:, list(LOSSES).index(form), 0], color=colour, lw=1.6, label=meaning)
-    for index, name in enumerate(LOSSES):
+        if form in forms:
+            axes.plot(bits, predicted[:, forms.index(form), 0], color=_COLOURS[FORMS[form].loss], lw=1.6, label=meaning)
+    for index, name in enumerate(forms):
         axes.plot(bits, found[:, index, 0], "o", color=_COLOURS[FORMS[name].loss], **DOT)
     before, after = (measured.arrays[f"margins_{name}"].values for name in ("before", "after"))
     for row in range(len(before)):
