@@ -81,8 +81,12 @@ def test_averages_rest_where_running_them_does(name: str) -> None:
     assert ties > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+ONE_OF_EACH_KIND = ("float8_e4m3fn", "e4m3fnuz_no_subnormals", "fixed_2_5", "one_bit")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ONE_OF_EACH_KIND else pytest.mark.thorough) for n in SMALL]
+)
 def test_averages_rest_where_running_them_does_from_everywhere(name: str) -> None:
     fmt = HOLDS_ZERO[name]
     for target in targets(fmt):

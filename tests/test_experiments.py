@@ -95,7 +95,9 @@ def placed(name: str, placement: str, mode: str = "nearest_even") -> Any:
     return configured(name, sites=list(PLACEMENTS[placement]), modes=[mode])
 
 
-@pytest.mark.parametrize(("name", "placement"), [("digits", "gradients"), pytest.param("bytes", "all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "placement"), [("digits", "gradients"), pytest.param("bytes", "all", marks=pytest.mark.thorough)]
+)
 def test_placements_round_what_they_name(name: str, placement: str) -> None:
     """A loss computed in a format lies on its grid: e5m2 has three significand bits."""
     loss = EXPERIMENTS[name].run(placed(name, placement)).arrays["loss"].values
@@ -104,7 +106,7 @@ def test_placements_round_what_they_name(name: str, placement: str) -> None:
     assert (significand == np.round(significand)).all() == ("compute" in PLACEMENTS[placement])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_with_every_operation_rounded_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = placed("digits", "all", "stochastic")
     whole = DIGITS.run(config)

@@ -280,7 +280,7 @@ def begin(scale: Any, optimizer: Any) -> Any:
     return start
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sweeps_runs_chunks_and_resumption_agree() -> None:
     optimizer, seeds = optax.adam(2e-3), [3, 8]
     policies = [pl.Policy(weights=fmt, gradients=fmt) for fmt in (pl.FLOAT16, pl.FLOAT8_E4M3FN)]

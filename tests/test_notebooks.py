@@ -30,9 +30,7 @@ def test_there_are_notebooks() -> None:
 @notebooks
 def test_runs_as_a_script(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECISIONLAB_NOTEBOOK_FIGURES", str(tmp_path / "figures"))
-    done = subprocess.run(
-        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr
     assert done.stdout.strip()
@@ -42,8 +40,11 @@ def test_runs_as_a_script(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures"] * bool(drawn)
 
 
-@notebooks
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem == "the_question" else pytest.mark.thorough) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 # Of asyncio, zmq and jupyter, not of the notebook: its own come out as outputs, which are looked at below.
 @pytest.mark.filterwarnings("default")
 def test_runs_as_a_notebook(path: Path, tmp_path: Path) -> None:

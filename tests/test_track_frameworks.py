@@ -229,7 +229,11 @@ FRAMEWORKS: dict[str, tuple[Callable[[], Model], Any, str]] = {
 
 @pytest.mark.parametrize(
     ("name", "storage"),
-    [*((name, "mixed") for name in FRAMEWORKS), ("linen", "narrow"), ("nnx_optimizer", "narrow"), ("equinox", "narrow")],
+    [
+        *((name, "mixed") for name in FRAMEWORKS),
+        ("linen", "narrow"),
+        *(pytest.param(name, "narrow", marks=pytest.mark.thorough) for name in ("nnx_optimizer", "equinox")),
+    ],
 )
 def test_every_framework_trains_the_same_and_every_record_is_a_recount(name: str, storage: str) -> None:
     make, style, path = FRAMEWORKS[name]

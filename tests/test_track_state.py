@@ -112,7 +112,11 @@ MADE: dict[str, Made] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MADE)
+FIRST = ("adam", "rounded_by_chance", "in_a_chain", "under_masters", "in_full", "rounded_in_full")
+"""What every run of the tests takes; the others are further combinations of the same."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FIRST else pytest.mark.thorough) for n in MADE])
 def test_every_record_of_the_state_is_a_recount_of_what_was_meant(name: str) -> None:
     made = MADE[name]
     params = parameters(["bfloat16", "float16", "float32"])
@@ -140,8 +144,17 @@ def test_every_record_of_the_state_is_a_recount_of_what_was_meant(name: str) -> 
     assert stuck > 0 or name in ("trace", "trace_in_full")
 
 
-@pytest.mark.parametrize("state", [None, True, False])
-@pytest.mark.parametrize("name", ["adam", "adam_narrow_mu", "around_masters", "rounded_by_chance"])
+PAIRED = [("adam", None), ("adam", True), ("around_masters", True), ("rounded_by_chance", None), ("adam_narrow_mu", False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        pytest.param(name, state, marks=[] if (name, state) in PAIRED else pytest.mark.thorough)
+        for name in ("adam", "adam_narrow_mu", "around_masters", "rounded_by_chance")
+        for state in (None, True, False)
+    ],
+)
 def test_training_and_its_state_are_those_without_a_record(name: str, state: bool | None) -> None:
     params = parameters()
     plain, tracked = MADE[name].make(), track(MADE[name].make(), [pl.FLOAT16], state=state, ages=True)

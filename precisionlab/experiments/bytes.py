@@ -64,13 +64,6 @@ def run(config: BytesConfig, *, journal: Journal | None = None, progress: Progre
 
     Raises:
         ConfigError: if the text is too short, or this Python came without its sources.
-
-    Example:
-        >>> small = {"context": 8, "width": 8, "limit": 200_000, "batch_size": 4}
-        >>> arms = {"formats": ("bfloat16", "float8_e4m3fn"), "modes": ("nearest_even",), "optimizer": "sgd"}
-        >>> result = run(BytesConfig(**small, **arms, seeds=2, steps=20, every=10, chunk=20))
-        >>> [row["format"] for row in result.rows], [claim.held for claim in result.claims]
-        (['bfloat16', 'float8_e4m3fn'], [True])
     """
     if not isinstance(config, BytesConfig):
         raise ConfigError(f"bytes: expected a BytesConfig; got {config!r}.")

@@ -396,7 +396,7 @@ def test_figures_are_drawn(small: tuple[Result, list[Any]], tmp_path: Path) -> N
         figure.savefig(tmp_path / f"{number}.png", dpi=40)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     opened = store.open_run(tmp_path, "slingshot", config_as_dict(TWO_STAGES), store.provenance(device="cpu"))
     with pytest.raises(Interrupted):
