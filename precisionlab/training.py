@@ -114,8 +114,7 @@ def start(
 
     Raises:
         TypeError, ValueError: for a policy that is none, formats that do not fit the dtype of the parameters (of the moments,
-        for theirs), or a
-            loss scale that is none.
+            for theirs), or a loss scale that is none.
 
     Example:
         >>> from precisionlab.formats import FLOAT16
