@@ -10,7 +10,7 @@ from tests.documents import difference, outputs
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["docs/your-training-loop.md"])
 def test_a_document_shows_what_its_code_prints(name: str, tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 LIMIT = 900  # seconds; far beyond what one takes, so that a notebook that hangs fails rather than hangs the tests
 
-notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
 
 @pytest.fixture(autouse=True)
 def _as_a_newcomer_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +25,11 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
-@notebooks
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem != "the_question" else pytest.mark.thorough) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_runs_as_a_script(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECISIONLAB_NOTEBOOK_FIGURES", str(tmp_path / "figures"))
     done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False)

@@ -493,6 +493,7 @@ def test_simulation_equals_reference(name, fmt, mode):
     compare(name, fmt, mode, jax.jit)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "fmt", "mode"), problems(["bfloat16"], ["nearest_even"], CASES))
 def test_eager_simulation_equals_reference(name, fmt, mode):
     compare(name, fmt, mode, lambda fun: fun)

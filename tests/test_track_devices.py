@@ -262,9 +262,15 @@ CASES: tuple[Callable[[], None], ...] = (
 )
 
 
-def run_all() -> dict[str, str]:
+FURTHER = (jit_shards_heads_in_types, shard_map_shards_in_a_scan, shard_map_shards_with_every_option, jit_shards_in_types)
+"""Further combinations of the others, for the thorough run: a process of their own."""
+
+
+def run_all(further: bool) -> dict[str, str]:
     outcomes = {}
     for case in CASES:
+        if (case in FURTHER) != further:
+            continue
         with jax.numpy_dtype_promotion("standard"):
             try:
                 case()
@@ -274,20 +280,22 @@ def run_all() -> dict[str, str]:
     return outcomes
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, str]:
+def outcomes(further: bool) -> dict[str, str]:
     environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compile fast
-    command = [sys.executable, "-W", "error", "-m", "tests.test_track_devices"]
+    command = [sys.executable, "-W", "error", "-m", "tests.test_track_devices", *["further"] * further]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_eight_devices_count_as_one(case: Callable[[], None], outcomes: dict[str, str]) -> None:
-    assert outcomes[case.__name__] == "", outcomes[case.__name__]
+# One test for all cases of a process: split over workers each would start it anew.
+@pytest.mark.parametrize("further", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_eight_devices_count_as_one(further: bool) -> None:
+    found = outcomes(further)
+    assert len(found) == (len(FURTHER) if further else len(CASES) - len(FURTHER))
+    assert not any(found.values()), "\n".join(filter(None, found.values()))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    print(json.dumps(run_all()))
+    print(json.dumps(run_all("further" in sys.argv)))

@@ -353,7 +353,9 @@ def test_moments_that_are_given_gradients_as_the_mean_of_two_are_recounted() -> 
     assert int(found["mu/bfloat16"].landed) == ((wide(old) != wide(new)) & (u != 0)).sum()
 
 
-@pytest.mark.parametrize(("name", "state"), [("lbfgs", None), ("plateau", None), ("plateau", True)])
+@pytest.mark.parametrize(
+    ("name", "state"), [("lbfgs", None), ("plateau", None), pytest.param("plateau", True, marks=pytest.mark.thorough)]
+)
 def test_optimizers_that_need_more_than_gradients_can_be_tracked(name: str, state: bool | None) -> None:
     here = {"w": jnp.full(4, 0.5, jnp.float32 if name == "lbfgs" else jnp.bfloat16), "v": jnp.full(4, 0.5)}
 

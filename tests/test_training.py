@@ -70,9 +70,9 @@ def same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "optimizer", "sites"),
     [
-        ("float32", "sgd", ("weights",)),
-        ("bfloat16", "sgd", SITES),
-        ("bfloat16", "adam", ("weights",)),
+        pytest.param("float32", "sgd", ("weights",), marks=pytest.mark.thorough),
+        pytest.param("bfloat16", "sgd", SITES, marks=pytest.mark.thorough),
+        pytest.param("bfloat16", "adam", ("weights",), marks=pytest.mark.thorough),
         ("float16", "adam", ("weights", "updates")),
         ("float8_e5m2", "adam", SITES),
         ("float8_e4m3fn", "sgd", SITES),

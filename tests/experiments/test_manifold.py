@@ -119,7 +119,7 @@ def test_every_figure_can_be_drawn(small: Result) -> None:
         plt.close(figure)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_one_loss_alone() -> None:
     config = partial(ManifoldConfig, seeds=3, losses=("cross_entropy",))
     found = run(config())

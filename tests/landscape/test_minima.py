@@ -83,7 +83,7 @@ def test_nullity_at_a_minimum_is_n_minus_d_r(setting):
     check_theorem(setting, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_nullity_at_a_minimum_is_n_minus_d_r_in_every_seed(setting):
     residuals, found, spectrum = check_theorem(setting, 16)
