@@ -30,14 +30,14 @@ from typing import Any
 from precisionlab._nearest import allowed_names
 from precisionlab.configs import ConfigError, config_as_dict
 from precisionlab.experiments.base import Experiment, Journal, MemoryJournal, Progress, stages
-from precisionlab.experiments.manifold_figures import FIGURES, taken_apart
 from precisionlab.measurements import census, dimension, extents, margins, repair, ring, stagnation, theorem
-from precisionlab.measurements.base import Finding, Measured
+from precisionlab.measurements.base import Finding, Measured, on_other_data, taken_apart
 from precisionlab.measurements.decision import Decision, decide
+from precisionlab.measurements.pictures.manifold import FIGURES
 from precisionlab.measurements.settings import EXPONENTS, PRECISIONS
 from precisionlab.policy import PLACEMENTS
 from precisionlab.problems.fitting import SMOOTH
-from precisionlab.runs.results import Claim, Labelled, Result
+from precisionlab.runs.results import Claim, Result
 
 __all__ = ["MANIFOLD", "ManifoldConfig", "judged", "run"]
 
@@ -193,7 +193,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         work["ring"] = partial(ring.measure, seeds)
         for data in config.data:
             on = {"data": data, **net}
-            prefix = "" if data == config.data[0] else f"{data}_"
+            other = "" if data == config.data[0] else data
             arms = {"placements": config.placements, "others": config.others}
             trained = {**on, "points": config.points, "steps": config.steps}
             counted = {**on, "points": range(config.points - 3, config.points + 2), "precisions": bits}
@@ -202,7 +202,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
                 ("repair", partial(repair.measure, precisions=some, **trained)),
                 ("dimension", partial(dimension.measure, exponents=config.exponents, steps=2 * config.steps, **counted)),
             ):
-                work[f"{name}, {data}"] = partial(_prefixed, partial(measure, seeds), prefix)
+                work[f"{name}, {data}"] = partial(_measured_on, other, partial(measure, seeds))
     if "cross_entropy" in config.losses:
         work["margins"] = partial(margins.measure, seeds, forms=config.forms)
 
@@ -212,15 +212,8 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     return {name: partial(measure, progress=tell(name)) for name, measure in work.items()}
 
 
-def _prefixed(measure: Callable[..., Measured], prefix: str, *, progress: Any) -> Measured:
-    """The same measurement on other data, under names of its own."""
-    found = measure(progress=progress)
-
-    def named(name: str) -> str:
-        return name if name == "seed" else prefix + name
-
-    arrays = {named(name): Labelled(tuple(map(named, dims)), values) for name, (dims, values) in found.arrays.items()}
-    return Measured({named(axis): labels for axis, labels in found.coords.items()}, arrays)
+def _measured_on(data: str, measure: Callable[..., Measured], *, progress: Any) -> Measured:
+    return on_other_data(measure(progress=progress), data)
 
 
 def judged(found: Measured, losses: tuple[str, ...] = _LOSSES) -> tuple[tuple[Decision, ...], tuple[Claim, ...]]:

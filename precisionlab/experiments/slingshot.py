@@ -13,9 +13,9 @@ the weights, fall off the register. These are two claims, and each has a rival:
                     Only a fall of the high frequencies at the second supports the mechanism. Two more arms separate its parts:
                     two bits fewer without shrinking, and shrinking into a register with two bits more.
 
-The verdict's rule is in `slingshot_verdicts`, the arms are in `slinging`, the data in `overfitted`. Weights live in their
-register throughout, stochastically rounded (a native dtype rounds to nearest); everything measured is computed on the stored
-weights, the spectra in float64.
+`measurements.slingshot` has the rule of the verdict, the arms and the data. Weights live in their register throughout,
+stochastically rounded (a native dtype rounds to nearest); everything measured is computed on the stored weights, the spectra in
+float64.
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ import numpy as np
 from precisionlab._nearest import allowed_names
 from precisionlab.configs import ConfigError, config_as_dict
 from precisionlab.experiments.base import Experiment, Journal, MemoryJournal, Progress, stages
-from precisionlab.experiments.overfitted import TASKS
-from precisionlab.experiments.slinging import ARMS, REGISTERS
-from precisionlab.experiments.slingshot_figures import FIGURES
-from precisionlab.experiments.slingshot_measuring import POINTS, measure_slingshot
-from precisionlab.experiments.slingshot_verdicts import ROLES, at_equal_loss, judge
 from precisionlab.measurements.base import Measured
+from precisionlab.measurements.pictures.slingshot import FIGURES
+from precisionlab.measurements.slingshot.arms import ARMS, REGISTERS
+from precisionlab.measurements.slingshot.measuring import POINTS, measure_slingshot
+from precisionlab.measurements.slingshot.tasks import TASKS
+from precisionlab.measurements.slingshot.verdicts import ROLES, at_equal_loss, judge
 from precisionlab.modes import MODES
 from precisionlab.runs.results import Labelled, Result
 from precisionlab.runs.summary import interval
@@ -46,11 +46,11 @@ _FOR_CERTAIN = 16
 
 @dataclass(frozen=True)
 class SlingshotConfig:
-    """The data, the registers and the training; the arms are always all of `slinging.ARMS`.
+    """The data, the registers and the training; the arms are always all of `measurements.slingshot.arms`.
 
     Attributes:
         data: waves, digits.
-        registers: names in `slinging.REGISTERS`.
+        registers: names in `measurements.slingshot.arms.REGISTERS`.
         seeds: how many; each has data, labels' noise and initial weights of its own, the same for every register and arm.
         steps: updates until the slingshot, for each of `data`.
         more: updates after it.

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["Finding", "Measured"]
+__all__ = ["MEASUREMENTS", "Finding", "Measured", "on_other_data", "taken_apart"]
+
+MEASUREMENTS = ("theorem", "census", "extents", "ring", "stagnation", "repair", "dimension", "margins")
+"""Each measurement's arrays and axes begin with its name."""
+
+_DATA = ("", "digits", "generic")
 
 
 class Measured(NamedTuple):
@@ -41,3 +46,40 @@ class Finding(NamedTuple):
     geometry: Claim
     representation: Claim | None
     p: float
+
+
+def on_other_data(found: Measured, data: str) -> Measured:
+    """The same measurement on other data, under names of its own: all but the seeds begin with the data's.
+
+    Args:
+        found: arrays and axes named after their measurement, `repair_...`.
+        data: "digits", "generic", or empty for none.
+    """
+
+    def named(name: str) -> str:
+        return name if name == "seed" or not data else f"{data}_{name}"
+
+    arrays = {named(name): Labelled(tuple(map(named, dims)), values) for name, (dims, values) in found.arrays.items()}
+    return Measured({named(axis): labels for axis, labels in found.coords.items()}, arrays)
+
+
+def taken_apart(found: Measured) -> dict[tuple[str, str], Measured]:
+    """The measurements that arrays belong to, by name and, if they were renamed by `on_other_data`, by these data.
+
+    Args:
+        found: the arrays of any number of measurements.
+    """
+    parts: dict[tuple[str, str], Measured] = {}
+    for data in _DATA:
+        prefix = f"{data}_" if data else ""
+        for name in MEASUREMENTS:
+            mine = {key: array for key, array in found.arrays.items() if key.startswith(f"{prefix}{name}_")}
+            if mine:
+                arrays = {
+                    key.removeprefix(prefix): Labelled(tuple(dim.removeprefix(prefix) for dim in dims), values)
+                    for key, (dims, values) in mine.items()
+                }
+                axes = {dim for array in mine.values() for dim in array.dims}
+                coords = {axis.removeprefix(prefix): labels for axis, labels in found.coords.items() if axis in axes}
+                parts[name, data] = Measured(coords, arrays)
+    return parts

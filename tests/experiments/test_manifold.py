@@ -8,8 +8,8 @@ import pytest
 
 from precisionlab.configs import ConfigError
 from precisionlab.experiments.manifold import MANIFOLD, ManifoldConfig, judged, run
-from precisionlab.experiments.manifold_figures import FIGURES, taken_apart
-from precisionlab.measurements.base import Measured
+from precisionlab.measurements.base import Measured, taken_apart
+from precisionlab.measurements.pictures.manifold import FIGURES
 from precisionlab.runs.results import Labelled, Result
 
 # The axes along which arms differ; before and after are arms too.

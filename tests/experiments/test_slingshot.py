@@ -12,12 +12,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from precisionlab.configs import ConfigError, config_as_dict, parse_config
-from precisionlab.experiments.overfitted import TASKS, noisy_digits, noisy_wave
-from precisionlab.experiments.slinging import ARMS, REGISTERS, Arm, finer, sling
 from precisionlab.experiments.slingshot import SLINGSHOT, SlingshotConfig, run
-from precisionlab.experiments.slingshot_verdicts import ROLES, at_equal_loss, judge
 from precisionlab.formats import BFLOAT16, FLOAT32, fixed_point
 from precisionlab.measurements.power import power_above, power_spectrum
+from precisionlab.measurements.slingshot.arms import ARMS, REGISTERS, Arm, finer, sling
+from precisionlab.measurements.slingshot.tasks import TASKS, noisy_digits, noisy_wave
+from precisionlab.measurements.slingshot.verdicts import ROLES, at_equal_loss, judge
 from precisionlab.rounding import round_to
 from precisionlab.runs import store
 from precisionlab.runs.results import Result, to_json_object

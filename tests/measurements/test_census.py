@@ -7,7 +7,7 @@ import pytest
 
 from precisionlab.measurements.base import Measured
 from precisionlab.measurements.census import LATTICES, example, judge, measure
-from precisionlab.measurements.pictures import draw_census
+from precisionlab.measurements.pictures.lattices import draw_census
 from precisionlab.runs.results import Labelled, Result
 
 mpl.use("Agg")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from precisionlab.landscape import jacobian
 from precisionlab.measurements import dimension
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import draw_flat_directions, draw_loss_floor
+from precisionlab.measurements.pictures.dimensions import draw_flat_directions, draw_loss_floor
 from precisionlab.measurements.settings import make_fits, residuals_of, setting
 from precisionlab.runs.results import Labelled
 

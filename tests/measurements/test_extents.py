@@ -7,7 +7,7 @@ import pytest
 
 from precisionlab.measurements.base import Measured
 from precisionlab.measurements.extents import DIRECTIONS, LATTICES, example, judge, measure
-from precisionlab.measurements.pictures import draw_extents
+from precisionlab.measurements.pictures.lattices import draw_extents
 from precisionlab.runs.results import Labelled, Result
 
 mpl.use("Agg")

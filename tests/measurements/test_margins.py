@@ -8,7 +8,7 @@ import pytest
 
 from precisionlab.measurements import margins
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import draw_margins
+from precisionlab.measurements.pictures.margins import draw_margins
 from precisionlab.runs.results import Labelled
 
 mpl.use("agg")

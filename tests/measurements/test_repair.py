@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from precisionlab.landscape import jacobian
 from precisionlab.measurements import repair
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import draw_two_by_two
+from precisionlab.measurements.pictures.training import draw_two_by_two
 from precisionlab.measurements.settings import float_arms, make_fits, residuals_of, setting
 from precisionlab.runs.results import Labelled
 from tests import oracle

@@ -10,7 +10,7 @@ import pytest
 
 from precisionlab.measurements import ring
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import draw_ring
+from precisionlab.measurements.pictures.controls import draw_ring
 from precisionlab.runs.results import Labelled
 
 mpl.use("agg")

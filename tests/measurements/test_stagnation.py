@@ -15,7 +15,7 @@ from precisionlab.landscape import jacobian
 from precisionlab.measurements import stagnation
 from precisionlab.measurements.arms import descend, train_arms, train_masked, visible
 from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import draw_spectra, draw_unfreezing
+from precisionlab.measurements.pictures.training import draw_spectra, draw_unfreezing
 from precisionlab.measurements.settings import (
     Setting,
     exact_minima,

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precisionlab.experiments.overfitted import Task
-from precisionlab.experiments.slinging import Arm, Register, Slung, sling
 from precisionlab.loops import sweep_chunks
 from precisionlab.measurements.power import Power, power_above, power_spectrum
+from precisionlab.measurements.slingshot.arms import Arm, Register, Slung, sling
+from precisionlab.measurements.slingshot.tasks import Task
 from precisionlab.modes import Mode
 from precisionlab.policy import Policy, stack_policies
 from precisionlab.training import State, make_step, start

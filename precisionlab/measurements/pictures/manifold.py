@@ -5,46 +5,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from precisionlab.measurements.base import Measured
-from precisionlab.measurements.pictures import (
-    draw_census,
-    draw_extents,
-    draw_flat_directions,
-    draw_loss_floor,
-    draw_margins,
-    draw_ring,
-    draw_spectra,
-    draw_theorem,
-    draw_two_by_two,
-    draw_unfreezing,
-)
-from precisionlab.runs.results import Labelled, Result
+from precisionlab.measurements.base import Measured, taken_apart
+from precisionlab.measurements.pictures.controls import draw_ring, draw_theorem
+from precisionlab.measurements.pictures.dimensions import draw_flat_directions, draw_loss_floor
+from precisionlab.measurements.pictures.lattices import draw_census, draw_extents
+from precisionlab.measurements.pictures.margins import draw_margins
+from precisionlab.measurements.pictures.training import draw_spectra, draw_two_by_two, draw_unfreezing
+from precisionlab.runs.results import Result
 
-__all__ = ["FIGURES", "taken_apart"]
-
-_DATA = ("", "digits", "generic")
-
-
-def taken_apart(found: Measured) -> dict[tuple[str, str], Measured]:
-    """The measurements that arrays belong to, by name and, if they were made on other data than the first, by these.
-
-    Args:
-        found: arrays named after their measurement, `census_...`, or after their data and it, `digits_repair_...`.
-    """
-    parts: dict[tuple[str, str], Measured] = {}
-    for data in _DATA:
-        prefix = f"{data}_" if data else ""
-        for name in ("theorem", "census", "extents", "ring", "stagnation", "repair", "dimension", "margins"):
-            mine = {key: array for key, array in found.arrays.items() if key.startswith(f"{prefix}{name}_")}
-            if mine:
-                arrays = {
-                    key.removeprefix(prefix): Labelled(tuple(dim.removeprefix(prefix) for dim in dims), values)
-                    for key, (dims, values) in mine.items()
-                }
-                axes = {dim for array in mine.values() for dim in array.dims}
-                coords = {axis.removeprefix(prefix): labels for axis, labels in found.coords.items() if axis in axes}
-                parts[name, data] = Measured(coords, arrays)
-    return parts
+__all__ = ["FIGURES"]
 
 
 def _one(name: str, draw: Callable[..., Any], width: float = 8.5, height: float = 4.8) -> Callable[[Result], Any]:
