@@ -244,6 +244,7 @@ def judged(found: Measured, losses: tuple[str, ...] = _LOSSES) -> tuple[tuple[De
             shares |= ours
         elif name == "repair":
             claims += [_told("cause", data, claim) for claim in repair.causes(part)]
+            claims += [_told("repair", data, claim) for claim in repair.repairs(part)]
     for data, finding in sorted(findings, key=lambda pair: pair[1].row):
         for side, claim in (("geometry", finding.geometry), ("representation", finding.representation)):
             if claim is not None:

@@ -2,6 +2,7 @@
 
 Stochastic rounding and compensated (Kahan) weights keep every weight a p-bit number, yet lose no update for good. If flatness
 came from lost updates it would go with them. In real arithmetic d r directions are steep and n - d r are flat whatever rounds.
+Master weights (p-bit copies of float64 weights) repair it too, but not within the format: they are measured beside these.
 
 The causal two by two asks which part of a format makes what one sees in it:
 
@@ -35,16 +36,17 @@ from precisionlab.landscape.flatness import flat_dimension
 from precisionlab.landscape.vectors import in_float64
 from precisionlab.measurements.arms import train_arms, train_masked, visible
 from precisionlab.measurements.base import Finding, Measured
-from precisionlab.measurements.claiming import above, against, agreement, equal, finding
+from precisionlab.measurements.claiming import above, against, agreement, below, equal, finding
 from precisionlab.measurements.settings import Setting, exact_minima, float_arms, make_fits, residuals_of, setting
 from precisionlab.modes import stochastic
 from precisionlab.rounding import round_to
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["ARMS", "CELLS", "causes", "judge", "measure"]
+__all__ = ["ARMS", "CELLS", "REPAIRS", "causes", "judge", "measure", "repairs"]
 
 CELLS = ("neither", "stagnation", "lattice", "both")
-ARMS = (*CELLS, "kahan")
+REPAIRS = ("lattice", "kahan", "master")
+ARMS = (*CELLS, *REPAIRS[1:])
 _MARGIN = 0.3
 """A factor of two between two losses still counts as the same (log10)."""
 
@@ -95,6 +97,7 @@ def measure(
         "lattice": lambda: train_arms(given, formats, rounding="stochastic", steps=steps),
         "both": lambda: train_arms(given, formats, steps=steps),
         "kahan": lambda: train_arms(given, formats, rounding="kahan", steps=steps),
+        "master": lambda: train_arms(given, formats, rounding="master", steps=steps),
     }
     shape = (len(formats), len(seeds))
     losses, thetas = [], []
@@ -226,3 +229,22 @@ def causes(measured: Measured) -> tuple[Claim, ...]:
             above(beyond, more, 0.0),
         ]
     return tuple(claims)
+
+
+def repairs(measured: Measured) -> tuple[Claim, ...]:
+    """By how much each repair alone lowers the loss at which the format stops.
+
+    Args:
+        measured: what `measure` returned.
+
+    Returns:
+        For each of `REPAIRS` the loss beside that of nearest rounding (log10), in the mean over formats, which is below 0.
+    """
+    loss = measured.arrays["repair_loss"].values
+    names = {"lattice": "stochastic rounding", "kahan": "Kahan's compensation", "master": "float64 masters"}
+    with np.errstate(divide="ignore"):
+        beside = {arm: np.log10(loss[ARMS.index(arm)] / loss[ARMS.index("both")]).mean(axis=0) for arm in REPAIRS}
+    return tuple(
+        below(f"{names[arm]}: loss beside that of nearest rounding (log10 of the ratio)", ratios, 0.0)
+        for arm, ratios in beside.items()
+    )

@@ -60,6 +60,7 @@ def test_stagnation_is_the_cause_and_the_lattice_is_not(measured: Measured) -> N
     assert (loss["neither"] < 1e-8).all()
     assert (loss["lattice"] < loss["both"]).all()
     assert (loss["kahan"] < loss["both"]).all()
+    assert (loss["master"] < loss["both"]).all()
     assert (np.abs(np.log10(loss["stagnation"] / loss["both"])) < 1).all()
     assert (values(measured, "distance")[0] < values(measured, "distance")[repair.ARMS.index("both")]).all()
     four, nine = repair.judge(measured)
@@ -98,9 +99,19 @@ def test_the_judge_can_say_the_contrary_and_nothing(measured: Measured) -> None:
 def test_causes_compare_cells(measured: Measured) -> None:
     flat = np.full((4, 1, 3), 18.0)
     flat[1] = flat[3] = [[20.0, 21.0, 20.0]]
-    loss = np.full((5, 1, 3), 1e-2)
+    loss = np.full((6, 1, 3), 1e-2)
     loss[2] = [[1e-5, 1e-6, 1e-5]]
     claims = repair.causes(changed(measured, flat=flat, loss=loss))
     assert [claim.held for claim in claims] == [True, True, False, False]
-    swapped = repair.causes(changed(measured, flat=flat[[0, 2, 1, 3]], loss=loss[[0, 2, 1, 3, 4]]))
+    swapped = repair.causes(changed(measured, flat=flat[[0, 2, 1, 3]], loss=loss[[0, 2, 1, 3, 4, 5]]))
     assert [claim.held for claim in swapped] == [False, False, True, True]
+
+
+def test_repairs_are_told_by_how_much_they_lower_the_loss(measured: Measured) -> None:
+    loss = np.full((6, 1, 3), 1e-2)
+    loss[repair.ARMS.index("lattice")] = [[1e-4, 1e-5, 1e-3]]
+    loss[repair.ARMS.index("master")] = [[1e-1, 1e0, 1e-1]]
+    sr, kahan, master = repair.repairs(changed(measured, loss=loss))
+    assert (round(sr.measured, 6), sr.held) == (-2.0, True)
+    assert (kahan.measured, kahan.held) == (0.0, None)
+    assert (round(master.measured, 4), master.held) == (1.3333, False)

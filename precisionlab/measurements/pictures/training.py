@@ -16,6 +16,7 @@ _CELLS = {
     "lattice": (BLUE, "lattice alone (SR)"),
     "both": (PINK, "both (nearest)"),
     "kahan": (GREEN, "lattice, Kahan"),
+    "master": (SKY, "lattice, float64 masters"),
 }
 _LEAST = 1e-32  # a loss of zero has no place on a logarithmic axis
 
