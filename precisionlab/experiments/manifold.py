@@ -71,6 +71,7 @@ class ManifoldConfig:
         first_seed: the number of the first.
         precisions: significand bits of the float arms.
         exponents: their exponent bits, where the range varies.
+        repaired: significand bits of the repair and the two by two; with many, training ends where the steps do.
         placements: what is rounded: weights first, then gradients (and weights), all (arithmetic too).
         others: whether named formats, fixed point and rounding toward zero are arms of the unfreezing too.
         forms: of the cross-entropy, names in `margins.LOSSES`, log_softmax among them.
@@ -92,6 +93,7 @@ class ManifoldConfig:
     first_seed: int = 100
     precisions: tuple[int, ...] = PRECISIONS
     exponents: tuple[int, ...] = EXPONENTS
+    repaired: tuple[int, ...] = (4, 6, 10)
     placements: tuple[str, ...] = ("weights", "gradients", "all")
     others: bool = True
     forms: tuple[str, ...] = tuple(margins.LOSSES)
@@ -132,7 +134,7 @@ class ManifoldConfig:
         for field, low, high in (("seeds", 1, 10**4), ("first_seed", 0, 10**9), ("points", 3, 64), ("inputs", 1, 64)):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field} is {getattr(self, field)}; allowed are {low} to {high}.")
-        for field, low, high in (("precisions", 3, 53), ("exponents", 5, 11)):
+        for field, low, high in (("precisions", 3, 53), ("exponents", 5, 11), ("repaired", 3, 53)):
             given = getattr(self, field)
             if not given or list(given) != sorted(set(given)) or given[0] < low or given[-1] > high:
                 raise ValueError(f"{field} are {given}; give ascending whole numbers from {low} to {high}.")
@@ -184,7 +186,6 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     net = {"inputs": config.inputs, "hidden": config.hidden, "activation": config.activation}
     bits = config.precisions
-    some = tuple(p for p in bits if 4 <= p <= 11)[::2] or bits[:1]
     work: dict[str, Callable[..., Measured]] = {}
     if "square" in config.losses:
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
@@ -199,7 +200,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
             counted = {**on, "points": range(config.points - 3, config.points + 2), "precisions": bits}
             for name, measure in (
                 ("stagnation", partial(stagnation.measure, precisions=bits, **arms, **trained)),
-                ("repair", partial(repair.measure, precisions=some, **trained)),
+                ("repair", partial(repair.measure, precisions=config.repaired, **trained)),
                 ("dimension", partial(dimension.measure, exponents=config.exponents, steps=2 * config.steps, **counted)),
             ):
                 work[f"{name}, {data}"] = partial(_measured_on, other, partial(measure, seeds))
@@ -300,11 +301,11 @@ MANIFOLD = Experiment(
     question="Does the flat manifold of minima come from geometry, or from what the number format can represent?",
     config=ManifoldConfig,
     quick={
-        "data": ("generic",), "seeds": 4, "precisions": (4, 6, 8, 11, 24), "exponents": (8,), "placements": ("weights",),
-        "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
+        "data": ("generic",), "seeds": 4, "precisions": (4, 6, 8, 11, 24), "exponents": (8,), "repaired": (4, 8),
+        "placements": ("weights",), "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
         "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
-    full={"seeds": 64},
+    full={"seeds": 64, "repaired": (3, 4, 5, 6, 8, 10, 11)},
     run=run,
     columns=("loss", "row", "measurement", "speaks_for", "findings", "p", "silent_because"),
     figures=FIGURES,

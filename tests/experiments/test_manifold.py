@@ -33,6 +33,7 @@ ARMS = {
             "2501 weights, whose Hessian is not taken densely beyond 2000; take fewer units, or look at larger nets",
         ),
         ({"precisions": (2, 8, 24)}, "precisions are (2, 8, 24); give ascending whole numbers from 3 to 53"),
+        ({"repaired": ()}, "repaired are (); give ascending whole numbers from 3 to 53"),
         ({"precisions": (8, 24)}, "slopes need three or more"),
         ({"steps": 3000}, "steps is 3000; it must be a power of two of at least 2048"),
         ({"seeds": 0}, "seeds is 0; allowed are 1 to"),

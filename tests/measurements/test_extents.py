@@ -61,6 +61,10 @@ def test_only_walks_are_censored_and_all_of_them(measured):
     assert np.ptp(measured.arrays["extents_length"].values[:, :, 2], axis=-1).max() == 0
 
 
+def test_a_minimum_that_newton_alone_runs_away_from_is_found():
+    assert np.isfinite(measure([128], points=(1,), bits=_BITS).arrays["extents_isolated"].values).all()
+
+
 def test_a_normal_extent_is_that_of_the_linearized_net(measured):
     # With one point and h = 2^-25 the normal is unique up to sign, J / |J|, and g = J^T |J| t.
     _, inputs, targets = example(3, 1)
