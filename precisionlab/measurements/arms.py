@@ -81,7 +81,7 @@ def train_arms(
             f"train_arms: rounding must be one of {', '.join(ROUNDINGS)}, placement one of {', '.join(PLACEMENTS)}, and there "
             f"must be formats; got {rounding!r}, {placement!r}, {len(formats)} formats."
         )
-    descent = optax.sgd(given.lr)
+    descent = _descent()
     # Compensation and masters have their format compiled in: an arm is a program of its own.
     one_by_one = {"kahan": lambda fmt: optax.chain(descent, kahan(fmt)), "master": lambda fmt: master_weights(descent, fmt)}
     chosen = list(formats.values())
@@ -106,7 +106,7 @@ def train_masked(given: Setting, formats: Mapping[str, Format], *, steps: int = 
         steps: as in `train_arms`.
         chunk: as in `train_arms`.
     """
-    descent = optax.sgd(given.lr)
+    descent = _descent()
 
     def step(state: Any, batch: Any, policy: Policy) -> Any:
         masked = optax.chain(descent, optax.stateless(partial(visible, fmt=policy.weights)))
@@ -156,8 +156,8 @@ def descend(given: Setting, thetas: Any, *, steps: int = 16384, chunk: int = 204
     points = np.asarray(thetas, np.float64)
     arms, seeds, n = points.shape
     tiled = jax.tree.map(lambda leaf: np.tile(leaf, (arms, *[1] * (leaf.ndim - 1))), given.residuals)
-    rows = given._replace(residuals=tiled, starts=points.reshape(-1, n))
-    descent = optax.sgd(given.lr)
+    rows = given._replace(residuals=tiled, starts=points.reshape(-1, n), lr=np.tile(given.lr, arms))
+    descent = _descent()
     plain = make_step(_loss, descent, every=chunk, detail=False)
     losses: list[np.ndarray] = []
     theta = _train(rows, [Policy()], plain, descent, steps, chunk, settles=False, losses=losses)[0]
@@ -169,6 +169,11 @@ def descend(given: Setting, thetas: Any, *, steps: int = 16384, chunk: int = 204
     ends = np.where(alive, losses_at(given.residuals, theta), np.inf)
     found = np.concatenate([np.moveaxis(path[times], 0, -1), ends[..., None]], axis=-1)
     return Descent(theta, np.append(times, len(path)), found)
+
+
+def _descent() -> optax.GradientTransformation:
+    """Gradient descent whose learning rate is in its state: every seed has its own."""
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
 
 
 def _loss(theta: Any, residuals: Any) -> Any:
@@ -204,9 +209,9 @@ def _train(
 
     def begin(key: Any, policy: Policy) -> Any:
         seed = jnp.argmax(jnp.all(keys == jax.random.key_data(key)[None, :], axis=1))
-        data, theta = jax.tree.map(lambda leaf: jnp.asarray(leaf)[seed], (given.residuals, given.starts))
+        data, theta, lr = jax.tree.map(lambda leaf: jnp.asarray(leaf)[seed], (given.residuals, given.starts, given.lr))
         state = start(theta, optimizer, policy if rounded else Policy(), key=key)
-        return state._replace(optimizer=(data, state.optimizer))
+        return state._replace(optimizer=(data, optax.tree.set(state.optimizer, learning_rate=lr)))
 
     rows, steps = range(len(given.starts)), chunk * math.ceil(steps / chunk)
     done, theta, lost, landed = 0, np.empty(0), np.empty(0), np.empty(0)

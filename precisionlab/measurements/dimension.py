@@ -134,7 +134,7 @@ def measure(
         "dimension_size": Labelled((), np.array(given.n)),
         "dimension_constraints": Labelled((), np.array(given.constraints)),
         "dimension_outputs": Labelled((), np.array(outputs)),
-        "dimension_lr": Labelled((), np.array(given.lr)),
+        "dimension_lr": Labelled(("seed",), given.lr),
     }
     coords = {
         "seed": seeds,
@@ -168,7 +168,7 @@ def _by_points(
         spectrum = jacobian_spectrum(residuals_of(given.residuals, row), minima.theta[0, row])
         nullities[row] = given.n - rank(spectrum) if minima.reached[0, row] else np.nan
         values = np.append(spectrum.values**2, np.zeros(max(0, given.n - spectrum.values.size)))
-        flat[row] = flat_dimension(values, bits, given.lr)
+        flat[row] = flat_dimension(values, bits, given.lr[row])
     return nullities.reshape(len(points), -1), flat.reshape(len(points), -1)
 
 
@@ -198,12 +198,13 @@ def flat_counts(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     """
     arrays = measured.arrays
     values, n = arrays["dimension_eigenvalues"].values, int(arrays["dimension_size"].values)
-    lr, constraints = float(arrays["dimension_lr"].values), int(arrays["dimension_constraints"].values)
+    lr, constraints = arrays["dimension_lr"].values, int(arrays["dimension_constraints"].values)
     full = np.concatenate([values, np.zeros((*values.shape[:2], n - values.shape[2]))], axis=-1)
-    pairs = list(zip(full, measured.coords["dimension_precision"], strict=True))
+    # The law knows lr lambda alone, so each seed's own lr may go with its eigenvalues.
+    pairs = list(zip(lr[:, None] * full, measured.coords["dimension_precision"], strict=True))
     return (
-        np.stack([flat_dimension(rows, p, lr) for rows, p in pairs]),
-        np.stack([representational_share(rows, p, lr, constraints) for rows, p in pairs]),
+        np.stack([flat_dimension(rows, p, 1.0) for rows, p in pairs]),
+        np.stack([representational_share(rows, p, 1.0, constraints) for rows, p in pairs]),
     )
 
 

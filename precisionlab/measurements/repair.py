@@ -140,11 +140,11 @@ def _flat_directions(given: Setting, formats: Sequence[Format], draws: int) -> t
         values = np.zeros(given.n)
         values[:steep] = spectrum.values[:steep] ** 2
         vectors = np.linalg.svd(jacobian(residuals, theta))[2]
-        pulls = -given.lr * values[:steep, None] * np.linalg.norm(theta) * vectors[:steep]
+        pulls = -given.lr[seed] * values[:steep, None] * np.linalg.norm(theta) * vectors[:steep]
         for i, fmt in enumerate(formats):
             taken = _taken(jnp.asarray(theta), jnp.asarray(pulls), jax.random.key(seed), fmt, draws)
             flat[:, i, seed] = given.n - steep + (np.asarray(taken) < 0.5).sum(axis=1)
-            predicted[i, seed] = flat_dimension(values, fmt.precision, given.lr)
+            predicted[i, seed] = flat_dimension(values, fmt.precision, given.lr[seed])
     return flat, predicted
 
 

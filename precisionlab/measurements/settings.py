@@ -66,7 +66,8 @@ class Setting(NamedTuple):
         minima: (seeds, n) where the loss is zero to float64, if `reached`.
         starts: (seeds, n).
         reached: (seeds,) whether it is zero.
-        lr: the step size, a power of two with lr lambda <= 1 for the largest eigenvalue over the seeds.
+        lr: (seeds,) the step size of each, the largest power of two with lr lambda <= 1 for the largest eigenvalue at its
+            minimum and start: what a format cannot see depends on lr, and no seed's on what other seeds there are.
         n: parameters.
         constraints: d r, the number of residuals.
     """
@@ -75,7 +76,7 @@ class Setting(NamedTuple):
     minima: np.ndarray
     starts: np.ndarray
     reached: np.ndarray
-    lr: float
+    lr: np.ndarray
     n: int
     constraints: int
 
@@ -119,9 +120,11 @@ def setting(fits: Sequence[Fit], seeds: Sequence[int], *, distance: float = 0.5)
     starts = found.theta + distance * np.stack(
         [_direction(residuals_of(residuals, s), found.theta[s], seed) for s, seed in enumerate(seeds)]
     )
-    largest = max(
-        float(jacobian_spectrum(residuals_of(residuals, s), points).values[..., 0].max())
-        for s, points in enumerate(np.stack([found.theta, starts], axis=1))
+    largest = np.array(
+        [
+            jacobian_spectrum(residuals_of(residuals, s), points).values[..., 0].max()
+            for s, points in enumerate(np.stack([found.theta, starts], axis=1))
+        ]
     )
     return Setting(residuals, found.theta, starts, found.reached, 2.0 ** -np.ceil(2 * np.log2(largest)), n, constraints)
 

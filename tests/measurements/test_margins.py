@@ -65,6 +65,29 @@ def test_flatness_that_stays_where_it_is_would_not_be_representation(measured: M
     assert (open_set.geometry.held, open_set.representation.held) == (True, False)
 
 
+def test_arms_that_never_rest_are_left_out_of_what_is_said_of_rest(measured: Measured) -> None:
+    arrays = dict(measured.arrays)
+
+    def changed(name: str, value: float, places: object) -> Labelled:
+        values = arrays[f"margins_{name}"].values.copy()
+        values[places] = value
+        return Labelled(arrays[f"margins_{name}"].dims, values)
+
+    one = (0, 2)
+    arrays |= {f"margins_{name}": changed(name, 0, one) for name in ("still", "directions", "true_gradient", "growth")}
+    _, open_set, law, grows = margins.judge(Measured(measured.coords, arrays))
+    assert open_set.representation is not None
+    assert (open_set.geometry.held, open_set.representation.held) == (False, True)
+    assert open_set.representation.name.endswith(f"in {4 * len(BITS) - 1} of {4 * len(BITS)} arms at rest")
+    assert law.geometry.held
+    assert grows.geometry.held
+    # Where nothing rests, nothing is held of rest.
+    arrays["margins_still"] = changed("still", 0, ...)
+    _, open_set, law, grows = margins.judge(Measured(measured.coords, arrays))
+    assert open_set.representation is not None
+    assert not any(claim.held for claim in (open_set.geometry, open_set.representation, law.geometry))
+
+
 def test_figure(measured: Measured) -> None:
     from matplotlib.figure import Figure
 

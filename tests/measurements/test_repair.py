@@ -36,7 +36,7 @@ def test_cells_are_counted_as_numpy_counts_them(measured: Measured) -> None:
         stored = oracle.round_array(theta, fmt, "nearest_even")
         flat: dict[str, int] = {str(cell): 21 - 3 for cell in repair.CELLS}
         for k in range(3):
-            u = -given.lr * s[k] ** 2 * np.linalg.norm(theta) * vt[k]
+            u = -given.lr[seed] * s[k] ** 2 * np.linalg.norm(theta) * vt[k]
             gap = 2.0 ** (np.floor(np.log2(np.abs(theta))) - 6)
             below, above = (oracle.round_array(stored + u, fmt, mode) for mode in ("downward", "upward"))
             chance = np.where(above > below, (stored + u - below) / np.where(above > below, above - below, 1), 0)

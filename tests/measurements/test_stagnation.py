@@ -54,17 +54,15 @@ def test_a_setting_starts_at_a_distance_in_every_mode(given: Setting) -> None:
     assert given.reached.all()
     assert losses_at(given.residuals, given.minima).max() < 1e-28
     assert (given.n, given.constraints) == (21, 3)
-    largest = 0.0
     for seed in SEEDS:
         away = given.starts[seed] - given.minima[seed]
         assert np.linalg.norm(away) == pytest.approx(0.5, rel=1e-12)
         values, vt = np.linalg.svd(jacobian(residuals_of(given.residuals, seed), given.minima[seed]), full_matrices=False)[1:]
         np.testing.assert_allclose(np.abs(vt @ away), 0.5 / math.sqrt(3), rtol=1e-9)
-        largest = max(largest, values[0] ** 2)
         at_start = jacobian(residuals_of(given.residuals, seed), given.starts[seed])
-        largest = max(largest, np.linalg.norm(at_start, 2) ** 2)
-    assert math.log2(given.lr).is_integer()
-    assert 0.5 < given.lr * largest <= 1
+        largest = max(values[0], np.linalg.norm(at_start, 2)) ** 2
+        assert math.log2(given.lr[seed]).is_integer()
+        assert 0.5 < given.lr[seed] * largest <= 1
 
 
 @pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero"])
@@ -77,10 +75,17 @@ def test_an_arm_is_the_loop_by_hand(given: Setting, rounding: str) -> None:
             theta = before = oracle.round_array(given.starts[seed], fmt, "nearest_even")
             for _ in range(64):
                 before = theta
-                theta = oracle.round_array(theta - given.lr * gradient(given, seed, theta), fmt, rounding)
+                theta = oracle.round_array(theta - given.lr[seed] * gradient(given, seed, theta), fmt, rounding)
             assert np.array_equal(ends.theta[arm, seed], theta), (arm, seed)
             assert ends.stagnated[arm, seed] == np.array_equal(before, theta)
     np.testing.assert_array_equal(ends.loss, losses_at(given.residuals, ends.theta))
+
+
+def test_a_seed_does_not_depend_on_its_company() -> None:
+    both, alone = (setting(make_fits("generic", seeds, **SIZES), seeds) for seeds in ((2, 0), (0,)))
+    assert both.lr.tolist() == [2.0**-5, 2.0**-4]
+    together, one = (train_arms(given, float_arms((5,)), steps=64, chunk=64).theta[0] for given in (both, alone))
+    np.testing.assert_array_equal(together[1], one[0])
 
 
 def test_stagnated_means_that_no_step_moves_it(given: Setting) -> None:
@@ -91,7 +96,7 @@ def test_stagnated_means_that_no_step_moves_it(given: Setting) -> None:
     for arm, fmt in enumerate(float_arms((3, 5)).values()):
         for seed in SEEDS:
             here = ends.theta[arm, seed]
-            there = oracle.round_array(here - given.lr * gradient(given, seed, here), fmt, "nearest_even")
+            there = oracle.round_array(here - given.lr[seed] * gradient(given, seed, here), fmt, "nearest_even")
             assert np.array_equal(here, there)
 
 
@@ -109,7 +114,7 @@ def test_masking_leaves_out_what_nearest_rounding_loses(given: Setting) -> None:
     for seed in SEEDS:
         theta = given.starts[seed]
         for _ in range(256):
-            step = -given.lr * gradient(given, seed, theta)
+            step = -given.lr[seed] * gradient(given, seed, theta)
             gap = 2.0 ** (np.floor(np.log2(np.abs(theta))) - 3)
             theta = theta + np.where(np.abs(step) > gap / 2, step, 0.0)
         np.testing.assert_allclose(ends.theta[0, seed], theta, rtol=0, atol=1e-12)
@@ -127,7 +132,7 @@ def test_descending_on_is_float64_descent(given: Setting) -> None:
             losses = []
             for _ in range(64):
                 losses.append(theta)
-                theta = theta - given.lr * gradient(given, seed, theta)
+                theta = theta - given.lr[seed] * gradient(given, seed, theta)
             np.testing.assert_allclose(found.theta[arm, seed], theta, rtol=0, atol=1e-13)
             path = [losses_at(given.residuals, np.stack([at] * 2))[seed] for at in losses]
             np.testing.assert_allclose(found.loss[arm, seed, :-1], np.array(path)[found.times[:-1]], rtol=1e-10)
@@ -137,14 +142,14 @@ def test_descending_on_is_float64_descent(given: Setting) -> None:
 
 
 def test_an_arm_that_diverges_is_left_at_its_start(given: Setting) -> None:
-    ends = train_arms(given._replace(lr=64.0), float_arms((24,)), steps=256, chunk=256)
+    ends = train_arms(given._replace(lr=np.full(len(SEEDS), 64.0)), float_arms((24,)), steps=256, chunk=256)
     gone = ~np.isfinite(ends.loss[0])
     assert gone.any()
     for seed in np.flatnonzero(gone):
         np.testing.assert_array_equal(ends.theta[0, seed], given.starts[seed])
         assert not ends.stagnated[0, seed]
         assert ends.lost[0, seed] == 0
-    after = descend(given._replace(lr=64.0), given.starts[None], steps=256, chunk=256)
+    after = descend(given._replace(lr=np.full(len(SEEDS), 64.0)), given.starts[None], steps=256, chunk=256)
     assert np.isfinite(after.theta).all()
     assert np.isinf(after.loss[0, gone, -1]).all()
 
