@@ -30,6 +30,7 @@ from typing import Any
 from precisionlab._nearest import allowed_names
 from precisionlab.configs import ConfigError, config_as_dict
 from precisionlab.experiments.base import Experiment, Journal, MemoryJournal, Progress, stages
+from precisionlab.formats import FLOAT64
 from precisionlab.measurements import census, dimension, extents, margins, repair, ring, stagnation, theorem
 from precisionlab.measurements.base import Finding, Measured, on_other_data, taken_apart
 from precisionlab.measurements.decision import Decision, decide
@@ -186,6 +187,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     net = {"inputs": config.inputs, "hidden": config.hidden, "activation": config.activation}
     bits = config.precisions
+    narrow = tuple(p for p in bits if p < FLOAT64.precision)  # nobody can go on in float64 from where that stagnated
     work: dict[str, Callable[..., Measured]] = {}
     if "square" in config.losses:
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
@@ -199,7 +201,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
             trained = {**on, "points": config.points, "steps": config.steps}
             counted = {**on, "points": range(config.points - 3, config.points + 2), "precisions": bits}
             for name, measure in (
-                ("stagnation", partial(stagnation.measure, precisions=bits, **arms, **trained)),
+                ("stagnation", partial(stagnation.measure, precisions=narrow, **arms, **trained)),
                 ("repair", partial(repair.measure, precisions=config.repaired, **trained)),
                 ("dimension", partial(dimension.measure, exponents=config.exponents, steps=2 * config.steps, **counted)),
             ):
