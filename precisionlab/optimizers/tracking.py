@@ -29,7 +29,7 @@ from precisionlab.optimizers.sights import (
     weights_and_updates,
 )
 from precisionlab.optimizers.storing import Storage, check_whole, storage_of, store_description
-from precisionlab.optimizers.sums import stored_sum
+from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.packing import PackedTallies, lost_fractions, refilled, skeleton, unpack
 from precisionlab.randomness import fold
 
@@ -125,8 +125,7 @@ def track(
         formats: formats to ask about: how much would be lost if the weights (and with `state=True` the optimizer's moments)
             were stored in each, rounded to nearest even, stochastically, or with a compensation, while training goes on as it
             is. A sequence is recorded under the formats' names, a mapping under its keys.
-        every: look at one update in `every`. The others cost a tenth of a step or so on CPUs, because the update has to be
-            stored for the choice.
+        every: look at one update in `every`; the others cost next to nothing. A read makes its update a second time.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
@@ -187,14 +186,17 @@ def track(
     ) -> tuple[PyTree[Array], Any]:
         if params is None:
             raise ValueError("track: whether an update lands depends on the weights; call update(grads, state, params).")
-        given, record = updates, state.record
-        updates, after = inner.update(updates, state.inner, params, **extra)
-        event = Event(params, given, updates, state.inner, after, extra)
-        number = state.updates + 1
-        weights, steps = weights_and_updates(params, updates)
-        arrival = arrived(record.arrival, jax.tree.leaves(weights))
+        record, number = state.record, state.updates + 1
 
-        def looked() -> Record:
+        def compared() -> Arrival:
+            return arrived(record.arrival, jax.tree.leaves(floating(params)))
+
+        def updated(inner_state: Any) -> tuple[PyTree[Array], Any]:
+            return inner.update(updates, inner_state, params, **extra)
+
+        def looked(passed: PyTree[Array], after: Any) -> Record:
+            event = Event(params, updates, passed, state.inner, after, extra)
+            weights, steps = weights_and_updates(params, passed)
             key, reads = fold(jax.random.key(0), number), record.reads + 1
             seen = look_at_weights(asked, event, fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
@@ -206,7 +208,7 @@ def track(
                     jnp.array(told_leaves(asked, state.inner), bool),
                 )
             sums = jax.tree.map(stored_sum, weights, steps)
-            leaving = departed(arrival, *map(jax.tree.leaves, (weights, steps, sums)))
+            leaving = departed(compared(), *map(jax.tree.leaves, (weights, steps, sums)))
             recent = _averaged(record.recent, seen.tally, reads)
             found = Record(
                 number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, recent, mine, leaving, record.storage
@@ -214,13 +216,22 @@ def track(
             # In the containers of the first record: parameters may come boxed to `init` and bare to `update`.
             return jax.tree.unflatten(jax.tree.structure(record), jax.tree.leaves(found))
 
-        def unread() -> Record:
-            return record._replace(arrival=arrival)
-
-        latest = looked() if every == 1 else jax.lax.cond(number % every == 0, looked, unread)
+        if every == 1:
+            passed, after = updated(state.inner)
+            latest = looked(passed, after)
+        else:
+            # A read makes its update for itself, before the optimizer's state is overwritten. Handed to the branch, the update
+            # would have to be stored in every step, read or not.
+            reading, waiting = number % every == 0, record.arrival.pending
+            latest = jax.lax.switch(
+                jnp.where(reading, 2, waiting.astype(jnp.int32)),
+                (lambda: record, lambda: record._replace(arrival=compared()), lambda: looked(*updated(state.inner))),
+            )
+            passed, after = updated(_no_sooner(latest.reads, state.inner))
         if record.ages is not None:
-            latest = latest._replace(ages=update_ages(record.ages, weights, jax.tree.map(stored_sum, weights, steps)))
-        return updates, TrackState(after, number, latest)
+            sums = jax.tree.map(stored_sum, *weights_and_updates(params, passed))
+            latest = latest._replace(ages=update_ages(record.ages, floating(params), sums))
+        return passed, TrackState(after, number, latest)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -236,6 +247,16 @@ def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> d
             raise TypeError(f"track: formats must hold Format values such as precisionlab.BFLOAT16; got {fmt!r}.")
         check_numbers(fmt)
     return dict(formats) if isinstance(formats, Mapping) else {name_of(fmt): fmt for fmt in given}
+
+
+def _no_sooner(reads: Array, tree: PyTree[Any]) -> PyTree[Any]:
+    """The same tree, which to the compiler is known only when the number of reads is: it is never negative."""
+
+    def held(leaf: Any) -> Any:
+        wide = is_floating(leaf) and jnp.ndim(leaf) and leaf.dtype.itemsize > 1
+        return jnp.where(reads >= 0, leaf, jnp.zeros_like(leaf)) if wide else leaf
+
+    return jax.tree.map(held, tree)
 
 
 def _is_tracked(node: Any) -> bool:
