@@ -179,9 +179,8 @@ def _plan(case: Case) -> _Plan:
         masks |= {"falling": falling, "fell": falling & ~same}
     columns = {name: _Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
     spacing = _spacing(w_size, grid, carrier)
-    if case.detail:
-        place = jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1)
-        bins = jnp.where(asked, place, -1)
+    bins = jnp.where(asked, jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1), -1)
+    if case.detail and not _few(bins):
         columns |= {f"bin {index}": _Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
     if case.detail if case.gaps is None else case.gaps:
         columns["finest"] = _Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
@@ -205,14 +204,13 @@ def _plan(case: Case) -> _Plan:
             return counts
         safe, step = jnp.where(finite, u, 0), jnp.where(finite, jnp.subtract(after, w), 0)
         size = jnp.abs(safe)
-        sums = [_sum(term) for term in (size, jnp.where(stuck, size, 0), step * safe, safe * safe)]
-        mass, mass_lost, along, square = sums
+        mass, mass_lost, along, square = _sums([size, jnp.where(stuck, size, 0), step * safe, safe * safe])
         return counts._replace(
             update_mass=mass,
             stagnated_mass=mass_lost,
             moved_along=along,
             update_square=square,
-            histogram=jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
+            histogram=_histogram(bins) if _few(bins) else jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
         )
 
     return _Plan(list(columns.values()), finish)
@@ -230,19 +228,44 @@ def _reduce(columns: list[_Column]) -> list[Array]:
     axes = tuple(range(columns[0].terms.ndim))
     if jax.device_count() > 1:
         return [jax.lax.reduce(column.terms, np.int32(column.start), _ALONE[column.combine], axes) for column in columns]
-    starts = tuple(np.int32(column.start) for column in columns)
-    combine = partial(_combined, tuple(column.combine for column in columns))
     terms = tuple(column.terms for column in columns)
-    # A reduction to one number is made by one thread; to many rows first, by all.
-    shape = terms[0].shape
-    rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
-    if len(axes) > 1:
-        terms = tuple(jax.lax.reduce(terms, starts, combine, axes[rows + 1 :]))
+    if not _few(terms[0]):
+        # A reduction to one number is made by one thread; to many rows first, by all.
+        shape = terms[0].shape
+        rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
+        within = axes[rows + 1 :] if len(axes) > 1 else axes
+        starts = tuple(np.int32(column.start) for column in columns)
+        combine = partial(_combined, tuple(column.combine for column in columns))
+        terms = tuple(jax.lax.reduce(terms, starts, combine, within))
+        if len(axes) == 1:
+            return list(terms)
         terms = jax.lax.optimization_barrier(terms)
-    return list(jax.lax.reduce(terms, starts, combine, tuple(range(terms[0].ndim))))
+    # Every number that a reduction combines is a buffer to be looked after in every call: one for each combination will do.
+    found: dict[int, Array] = {}
+    for together, alone in _ALONE.items():
+        places = [place for place, column in enumerate(columns) if column.combine is together]
+        if places:
+            stacked = jnp.stack([terms[place] for place in places])
+            start = np.int32(columns[places[0]].start)
+            found |= dict(zip(places, jax.lax.reduce(stacked, start, alone, tuple(range(1, stacked.ndim))), strict=True))
+    return [found[place] for place in range(len(columns))]
 
 
 _ROWS = 16
+_FEW = 1 << 12
+"""Up to so many entries a few small kernels count them one thing after another; with more, everything in one pass."""
+
+
+def _few(entries: Array) -> bool:
+    """Whether these are few, and no compiler has to bring the parts of sharded arrays together for them."""
+    return entries.size <= _FEW and jax.device_count() == 1
+
+
+def _histogram(bins: Array) -> Array:
+    """How many entries lie in each bin, of few: a comparison with every bin, which compiles to one small kernel."""
+    every = np.arange(_BINS, dtype=np.int32)
+    return jnp.sum((bins.reshape(1, -1) == every[:, None]).astype(jnp.int32), axis=1)
+
 
 _ALONE: dict[Any, Any] = {operator.add: jax.lax.add, jnp.minimum: jax.lax.min, jnp.maximum: jax.lax.max}
 """The combinations as primitives, which a reduction of one operand has kernels for."""
@@ -252,11 +275,15 @@ def _combined(combine: tuple[Any, ...], one: tuple[Array, ...], other: tuple[Arr
     return tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
 
 
-def _sum(terms: Array) -> Array:
-    """A float sum; as a product with ones where that is faster, since compilers must not reorder a plain one."""
-    if terms.ndim < 2 or terms.size < 1 << 12:
-        return jnp.sum(terms)
-    return jnp.sum(jnp.matmul(terms, jnp.ones(terms.shape[-1], terms.dtype), precision=jax.lax.Precision.HIGHEST))
+def _sums(terms: list[Array]) -> Sequence[Array]:
+    """Float sums; as products with ones where that is faster, since compilers must not reorder plain ones."""
+    first = terms[0]
+    if _few(first):
+        return tuple(jnp.sum(jnp.stack(terms), axis=tuple(range(1, first.ndim + 1))))
+    if first.ndim < 2 or first.size < _FEW:
+        return [jnp.sum(term) for term in terms]
+    ones = jnp.ones(first.shape[-1], first.dtype)
+    return [jnp.sum(jnp.matmul(term, ones, precision=jax.lax.Precision.HIGHEST)) for term in terms]
 
 
 def _spacing(w_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:

@@ -146,9 +146,20 @@ def test_the_record_is_found_inside_any_wrapper(name: str) -> None:
     assert seen == ["bfloat16"] if name in ("masked", "multi_transform") else ["bfloat16", "float32"]
 
 
-def test_every_looks_at_one_update_in_every_and_keeps_the_last_record() -> None:
-    params = parameters(["bfloat16"])
-    often, rarely = track(optax.sgd(1e-3)), track(optax.sgd(1e-3), every=3)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        optax.sgd(1e-3),
+        optax.sgd(1e-3, momentum=0.9),
+        optax.adamw(1e-3),
+        optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3)),
+    ],
+    ids=["sgd", "momentum", "adamw", "clipped"],
+)
+def test_every_looks_at_one_update_in_every_and_keeps_the_last_record(inner: Any) -> None:
+    """A read makes the update a second time: the fates are those of the update that was made."""
+    params = parameters(["bfloat16", "float32"])
+    often, rarely = track(inner), track(inner, every=3)
     (one, two), steps = (often.init(params), rarely.init(params)), (stepper(often), stepper(rarely))
     assert int(stagnation(two).step) == int(pl.total(stagnation(two).tally).entries) == 0
     last = stagnation(two)
