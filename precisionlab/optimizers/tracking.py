@@ -17,6 +17,7 @@ from precisionlab.fates import Tally
 from precisionlab.formats import Format, name_of
 from precisionlab.optimizers.arriving import Arrival, arrived, departed, misplacement, start_arrival
 from precisionlab.optimizers.meaning import Kept, kept_alone, state_leaves
+from precisionlab.optimizers.remaking import remade
 from precisionlab.optimizers.roundings import check_optimizer
 from precisionlab.optimizers.sights import (
     Asked,
@@ -125,8 +126,7 @@ def track(
         formats: formats to ask about: how much would be lost if the weights (and with `state=True` the optimizer's moments)
             were stored in each, rounded to nearest even, stochastically, or with a compensation, while training goes on as it
             is. A sequence is recorded under the formats' names, a mapping under its keys.
-        every: look at one update in `every`. The others cost a tenth of a step or so on CPUs, because the update has to be
-            stored for the choice.
+        every: look at one update in `every`; in large models the others cost next to nothing.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
@@ -187,16 +187,20 @@ def track(
     ) -> tuple[PyTree[Array], Any]:
         if params is None:
             raise ValueError("track: whether an update lands depends on the weights; call update(grads, state, params).")
-        given, record = updates, state.record
-        updates, after = inner.update(updates, state.inner, params, **extra)
+        given, record, number = updates, state.record, state.updates + 1
+
+        def updated(gradients: PyTree[Array], before: Any, weights: PyTree[Array]) -> tuple[PyTree[Array], Any]:
+            return inner.update(gradients, before, weights, **extra)
+
+        updates, after = updated(given, state.inner, params)
         event = Event(params, given, updates, state.inner, after, extra)
-        number = state.updates + 1
         weights, steps = weights_and_updates(params, updates)
 
         def compared() -> Arrival:
             return arrived(record.arrival, jax.tree.leaves(weights))
 
-        def looked() -> Record:
+        def looked(event: Event) -> Record:
+            weights, steps = weights_and_updates(params, event.updates)
             key, reads = fold(jax.random.key(0), number), record.reads + 1
             seen = look_at_weights(asked, event, fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
@@ -217,12 +221,17 @@ def track(
             return jax.tree.unflatten(jax.tree.structure(record), jax.tree.leaves(found))
 
         if every == 1:
-            latest = looked()
+            latest = looked(event)
         else:
-            due, waiting = number % every == 0, record.arrival.pending.astype(jnp.int32)
-            branches = (lambda: record, lambda: record._replace(arrival=compared()), looked)
-            latest = jax.lax.switch(jnp.where(due, 2, waiting), branches)
-            updates, after = inner.update(given, _no_sooner(latest.reads, state.inner), params, **extra)
+
+            def due() -> Record:
+                return looked(event._replace(updates=remade(updated, (given, state.inner, params), after)))
+
+            branches = (lambda: record, lambda: record._replace(arrival=compared()), due)
+            waiting = record.arrival.pending.astype(jnp.int32)
+            latest = jax.lax.switch(jnp.where(number % every == 0, 2, waiting), branches)
+            # What is returned comes after the look: weights that were looked at and overwritten at once would be copied.
+            updates, after = updated(given, _no_sooner(latest.reads, state.inner), params)
         if record.ages is not None:
             latest = latest._replace(ages=update_ages(record.ages, weights, jax.tree.map(stored_sum, weights, steps)))
         return updates, TrackState(after, number, latest)
@@ -244,7 +253,11 @@ def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> d
 
 
 def _no_sooner(reads: Array, tree: PyTree[Any]) -> PyTree[Any]:
-    """The same tree, whose integers (a count of steps) are to the compiler known only when the number of reads is."""
+    """The same tree, whose integers (a count of steps) are known to the compiler only when the number of reads is.
+
+    Its floats are left alone: any operation on them, even on their bits, may change which product a compiler contracts into a
+    sum, and with it the last bit of the training.
+    """
 
     def held(leaf: Any) -> Any:
         whole = isinstance(leaf, jax.Array) and leaf.dtype.kind in "iu"
