@@ -17,7 +17,7 @@ from precisionlab.runs.files import write_atomically
 
 __all__ = ["BESIDE", "COLOURS", "FATE_COLOURS", "PLOT_SUFFIXES", "STYLES", "ink", "inline_svg", "new_axes", "save_plot"]
 
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#882255")
 STYLES = ("-", "--", ":", "-.")
 FATE_COLOURS = {"landed": "#009E73", "swamped": "#D55E00", "underflowed": "#CC79A7", "zero": "#BBBBBB"}
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0, "frameon": False}

@@ -8,7 +8,7 @@ from precisionlab.runs.drawing import BESIDE, COLOURS
 
 __all__ = ["ABOVE", "AMBER", "BLUE", "DOT", "GREEN", "PINK", "SKY", "VERMILION", "finished"]
 
-_, BLUE, VERMILION, GREEN, PINK, AMBER, SKY = COLOURS
+BLUE, VERMILION, GREEN, PINK, AMBER, SKY = COLOURS[1:7]
 ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "borderaxespad": 0.0}
 """Arguments of a legend that stands above its axes."""
 DOT: dict[str, Any] = {"ms": 6, "mec": "white", "mew": 0.8, "zorder": 3}

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from precisionlab.runs.drawing import COLOURS
 from precisionlab.runs.results import Result
 from precisionlab.runs.summary import interval
 
 __all__ = ["FIGURES", "draw_arms", "draw_paths", "draw_spectra"]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255")
+_COLOURS = (*COLOURS[1:], COLOURS[0])
 
 
 def _data(result: Result) -> list[str]:
