@@ -27,6 +27,8 @@ OPTIMIZERS: dict[str, Any] = {
     "clipped_adam": lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3)),
     "momentum": lambda: optax.sgd(0.01, momentum=0.9),
     "nadamw": lambda: optax.nadamw(1e-3),
+    "muon": lambda: optax.contrib.muon(1e-2),
+    "rounded_moments": lambda: pl.optimizers.round_state(optax.adam(1e-2), pl.BFLOAT16, pl.stochastic),
 }
 
 
@@ -75,7 +77,7 @@ def same(one: Any, other: Any) -> None:
     ("name", "every"), [*((name, 3) for name in OPTIMIZERS), *((name, 1) for name in ("sgd", "adamw", "clipped_adam"))]
 )
 def test_training_is_bit_identical_and_every_record_is_a_recount_of_what_was_stored(name: str, every: int) -> None:
-    """With every=3 a look makes its update for itself, and what is returned waits for the look."""
+    """With every=3 a look makes its update for itself."""
     plain, wrapped = OPTIMIZERS[name](), track(OPTIMIZERS[name](), every=every)
     here = there = parameters()
     state, other = plain.init(here), wrapped.init(here)

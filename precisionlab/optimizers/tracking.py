@@ -126,7 +126,7 @@ def track(
         formats: formats to ask about: how much would be lost if the weights (and with `state=True` the optimizer's moments)
             were stored in each, rounded to nearest even, stochastically, or with a compensation, while training goes on as it
             is. A sequence is recorded under the formats' names, a mapping under its keys.
-        every: look at one update in `every`; in large models the others cost next to nothing.
+        every: look at one update in `every`; in large models the others cost little: on CPUs a copy of the weights.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
@@ -230,8 +230,6 @@ def track(
             branches = (lambda: record, lambda: record._replace(arrival=compared()), due)
             waiting = record.arrival.pending.astype(jnp.int32)
             latest = jax.lax.switch(jnp.where(number % every == 0, 2, waiting), branches)
-            # What is returned comes after the look: weights that were looked at and overwritten at once would be copied.
-            updates, after = updated(given, _no_sooner(latest.reads, state.inner), params)
         if record.ages is not None:
             latest = latest._replace(ages=update_ages(record.ages, weights, jax.tree.map(stored_sum, weights, steps)))
         return updates, TrackState(after, number, latest)
@@ -250,20 +248,6 @@ def _named_formats(formats: Sequence[Format] | Mapping[str, Format] | None) -> d
             raise TypeError(f"track: formats must hold Format values such as precisionlab.BFLOAT16; got {fmt!r}.")
         check_numbers(fmt)
     return dict(formats) if isinstance(formats, Mapping) else {name_of(fmt): fmt for fmt in given}
-
-
-def _no_sooner(reads: Array, tree: PyTree[Any]) -> PyTree[Any]:
-    """The same tree, whose integers (a count of steps) are known to the compiler only when the number of reads is.
-
-    Its floats are left alone: any operation on them, even on their bits, may change which product a compiler contracts into a
-    sum, and with it the last bit of the training.
-    """
-
-    def held(leaf: Any) -> Any:
-        whole = isinstance(leaf, jax.Array) and leaf.dtype.kind in "iu"
-        return leaf | (reads >> np.int32(31)).astype(leaf.dtype) if whole else leaf  # the sign of what is never negative: 0
-
-    return jax.tree.map(held, tree)
 
 
 def _is_tracked(node: Any) -> bool:
