@@ -227,6 +227,7 @@ def track(
             def due() -> Record:
                 return looked(event._replace(updates=remade(updated, (given, state.inner, params), after)))
 
+            # Between two looks nothing is done at all, but in the step after one: there the weights are compared.
             branches = (lambda: record, lambda: record._replace(arrival=compared()), due)
             waiting = record.arrival.pending.astype(jnp.int32)
             latest = jax.lax.switch(jnp.where(number % every == 0, 2, waiting), branches)
