@@ -6,7 +6,9 @@ on floats in a way that one rounding at the end would misrepresent (a factorizat
 refused unless its user names it.
 """
 
-__all__ = ["EXACT", "FLIPS_SIGN", "PRODUCTS", "ROUNDED", "SAMPLERS", "STRUCTURAL"]
+from jax.extend.core import primitives
+
+__all__ = ["EXACT", "FLIPS_SIGN", "KNOWN", "PRODUCTS", "ROUNDED", "SAMPLERS", "STRUCTURAL"]
 
 # fmt: off
 EXACT = frozenset({
@@ -57,3 +59,6 @@ PRODUCTS = ROUNDED - {
 
 FLIPS_SIGN = frozenset({"neg"})
 """Exact, but for formats that have no -0 or no negative values."""
+
+KNOWN = EXACT | ROUNDED | STRUCTURAL | {getattr(primitives, name).name for name in dir(primitives) if name.endswith("_p")}
+"""All that can be named before a function has been seen: a slip in one of these names is told from a library's own primitive."""

@@ -10,25 +10,22 @@ The innermost `jax.named_scope` with a rule decides, then the primitive, then th
 what lies inside a scope.
 """
 
-import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jax.extend.core import primitives
+import jax
 
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
 from precisionlab.formats import Format, is_concrete, name_of
 from precisionlab.modes import check_mode
-from precisionlab.primitives import EXACT, ROUNDED
 
-__all__ = ["Rules", "check_mode_rules", "check_rules", "describe_rules", "every_rule", "resolve", "scope_matches"]
-
-
-_UNLISTED = frozenset({"custom_partitioning", "ffi_call", "io_callback", "pallas_call", "pure_callback", "ragged_dot_general"})
-_PRIMITIVES = EXACT | ROUNDED | _UNLISTED | {getattr(primitives, name).name for name in dir(primitives) if name.endswith("_p")}
+__all__ = [
+    "Rules", "check_mode_rules", "check_rules", "describe_rules", "every_rule", "is_named", "is_strict", "named_primitives",
+    "resolve", "scope_matches",
+]  # fmt: skip
 
 
 class Rules(NamedTuple):
@@ -39,6 +36,10 @@ class Rules(NamedTuple):
         primitives: by the name of a JAX primitive, such as "exp", "dot_general", "reduce_sum".
         scopes: by `jax.named_scope`. "norm" is any scope of that name, at any depth; "block_0/norm" one directly inside the
             other; `*` and `?` stand for anything within a name.
+        strict: refuse a primitive that is not known, rather than warn and round its results alone.
+
+    A rule for a primitive that is no single operation (a loop, a factorization, one that a library brings) makes it one: it runs
+    as it is, and its results are rounded once.
 
     Example:
         >>> from precisionlab.formats import BFLOAT16, FLOAT32, name_of
@@ -50,6 +51,15 @@ class Rules(NamedTuple):
     default: Any = None
     primitives: Mapping[str, Any] = {}
     scopes: Mapping[str, Any] = {}
+    strict: bool = False
+
+
+# Whether rules are strict is not a number: it must not be traced with the formats.
+jax.tree_util.register_pytree_node(
+    Rules,
+    lambda rules: ((rules.default, rules.primitives, rules.scopes), rules.strict),
+    lambda strict, parts: Rules(*parts, strict),
+)
 
 
 def resolve(rules: Any, primitive: str, path: tuple[str, ...]) -> Any:
@@ -62,6 +72,25 @@ def resolve(rules: Any, primitive: str, path: tuple[str, ...]) -> Any:
             longest = max(patterns, key=lambda pattern: pattern.count("/"))
             return resolve(rules.scopes[longest], primitive, path[depth:])
     return resolve(rules.primitives.get(primitive, rules.default), primitive, path)
+
+
+def is_named(rules: Any, name: str) -> bool:
+    """Whether some rule is for this primitive."""
+    return name in named_primitives(rules)
+
+
+def named_primitives(rules: Any) -> set[str]:
+    """The primitives that rules name, at any depth."""
+    if not isinstance(rules, Rules):
+        return set()
+    inner = (rules.default, *rules.primitives.values(), *rules.scopes.values())
+    return {*rules.primitives}.union(*map(named_primitives, inner))
+
+
+def is_strict(rules: Any) -> bool:
+    """Whether the rules refuse what can only be rounded as a whole."""
+    inner = (rules.default, *rules.primitives.values(), *rules.scopes.values()) if isinstance(rules, Rules) else ()
+    return isinstance(rules, Rules) and (rules.strict or any(map(is_strict, inner)))
 
 
 def scope_matches(pattern: str, path: tuple[str, ...]) -> bool:
@@ -85,7 +114,7 @@ def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> N
 
     Raises:
         TypeError: if a value is neither a Format nor None (a block format, for a matrix product).
-        ValueError: if a format does not fit, a primitive is unknown, or a scope has an empty name.
+        ValueError: if a format does not fit, or a primitive or a scope has an empty name.
     """
     _check_names(rules, where)
     for value, primitive in _values(rules, None):
@@ -154,11 +183,3 @@ def _check_names(rules: Any, where: str) -> None:
             if not isinstance(name, str) or not all(name.split("/")):
                 raise ValueError(f"{where}: Rules.{kind} names must be non-empty text; got {name!r}.")
             _check_names(value, where)
-    for name in rules.primitives:
-        if name not in _PRIMITIVES:
-            near = difflib.get_close_matches(name, sorted(_PRIMITIVES), n=1)
-            hint = f'did you mean "{near[0]}"? ' if near else ""
-            raise ValueError(
-                f'{where}: there is no primitive "{name}"; {hint}The primitives of a function are those that '
-                f"print(jax.make_jaxpr(fun)(*args)) shows, such as dot_general, exp, reduce_sum."
-            )

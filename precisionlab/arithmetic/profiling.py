@@ -27,7 +27,7 @@ from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import entered, is_rounded, operate
 from precisionlab.arithmetic.programs import Program, equations, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of, random_words
-from precisionlab.arithmetic.walking import is_sampler
+from precisionlab.arithmetic.equations import is_sampler
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.policy import Policy
@@ -220,7 +220,7 @@ def error_profile(
             )
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
-        if any(eqn.primitive.name == "shard_map" for eqn, _ in equations(program.jaxpr)):
+        if any(eqn.primitive.name == "shard_map" for eqn, _ in equations(program.jaxpr, arithmetic)):
             raise ValueError("error_profile: the function is sharded with shard_map; profile it on one device, without.")
         labels: dict[tuple[int, ...], tuple[str, str, str]] = {}
 

@@ -1,8 +1,9 @@
 """A function as a program: its list of operations, apart from what is not numbers in its arguments and results.
 
-What cannot be simulated is found here, before anything runs.
+What cannot be simulated operation by operation is found here, before anything runs.
 """
 
+import difflib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,24 +12,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import Jaxpr
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
+from precisionlab.arithmetic.equations import is_sampler, moves_only, programs_within, scopes_of, touches_floats
 from precisionlab.arithmetic.frames import UNKNOWN, Arithmetic, Frame, Held
 from precisionlab.arithmetic.operations import rounded_argument
-from precisionlab.arithmetic.walking import finished, is_sampler, raw, scopes_of, walk
+from precisionlab.arithmetic.walking import finished, handler_of, raw, walk
 from precisionlab.formats import Format
-from precisionlab.primitives import EXACT, ROUNDED, STRUCTURAL
-from precisionlab.rules import Rules, scope_matches
+from precisionlab.primitives import EXACT, KNOWN, ROUNDED
+from precisionlab.rules import Rules, is_named, is_strict, named_primitives, scope_matches
 
-__all__ = ["Program", "ScopeWarning", "equations", "program_of"]
+__all__ = ["Program", "ScopeWarning", "UnlistedWarning", "equations", "program_of"]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 class ScopeWarning(UserWarning):
     """A rule names a scope that the function does not have."""
+
+
+class UnlistedWarning(UserWarning):
+    """A primitive is not known: only its results are rounded."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,12 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     """Trace a function, and see whether the rules can be applied to it.
 
     Raises:
-        NotImplementedError: if one of its primitives cannot be simulated.
+        NotImplementedError: if one of its primitives is not known and the rules are strict.
+        ValueError: if rules name a primitive that neither the function nor JAX has.
 
     Warns:
         ScopeWarning: if rules name scopes that it does not have.
+        UnlistedWarning: if one of its primitives is not known, so that only its results are rounded.
     """
     leaves, tree = jax.tree.flatten((args, kwargs))
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
@@ -103,10 +111,8 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     moving = [isinstance(leaf, _ARRAYS) for leaf in results]
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
     program = Program(closed.jaxpr, closed.consts, arrays, still, moving, structures[0])
-    found = list(equations(program.jaxpr))
-    for eqn, path in found:
-        if not _is_structural(eqn):
-            _refuse_unknown(eqn, path, arithmetic, where)
+    found = list(equations(program.jaxpr, arithmetic))
+    _survey(found, arithmetic, where)
     _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
     return program
 
@@ -130,38 +136,46 @@ def _patterns(rules: Any) -> Iterator[str]:
             yield from _patterns(rule)
 
 
-def equations(jaxpr: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Every equation of a program and of the programs within it, with the scopes around it."""
+def equations(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Every equation of a program and of the programs within it that a walk goes through, with the scopes around it."""
     for eqn in jaxpr.eqns:
         inside = path + scopes_of(eqn)
         yield eqn, inside
-        if _is_structural(eqn):
-            for program in jaxprs_in_params(eqn.params):
-                yield from equations(program, inside)
+        if handler_of(eqn, arithmetic) is not None:
+            for program in programs_within(eqn):
+                yield from equations(program, arithmetic, inside)
 
 
-def _is_structural(eqn: Any) -> bool:
-    return eqn.primitive.name in STRUCTURAL and not is_sampler(eqn)
-
-
-def _refuse_unknown(eqn: Any, path: tuple[str, ...], arithmetic: Arithmetic, where: str) -> None:
-    name = eqn.primitive.name
-    dtypes = [var.aval.dtype for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "dtype")]
-    at = f' in scope "{"/".join(path)}"' if path else ""
-    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
-        raise NotImplementedError(
-            f"{where}: the primitive {name}{at} works on complex numbers, which have no format here; write the function in "
-            f"real and imaginary parts."
+def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, where: str) -> None:
+    """Refuse, or tell, what can only be rounded as a whole; refuse names of primitives that are nowhere."""
+    names = {eqn.primitive.name for eqn, _ in found}
+    for given in named_primitives(arithmetic.formats) | named_primitives(arithmetic.modes):
+        if given not in names and given not in KNOWN:
+            near = difflib.get_close_matches(given, sorted(names | KNOWN), n=1)
+            hint = f'did you mean "{near[0]}"? ' if near else ""
+            raise ValueError(
+                f'{where}: there is no primitive "{given}", neither in the function nor among those of JAX; {hint}The primitives '
+                f"of a function are those that print(jax.make_jaxpr(fun)(*args)) shows, such as dot_general, exp, reduce_sum."
+            )
+    whole = dict.fromkeys((eqn.primitive.name, path) for eqn, path in found if _is_opaque(eqn, arithmetic))
+    for name, path in whole:
+        at = f' in scope "{"/".join(path)}"' if path else ""
+        if is_strict(arithmetic.formats):
+            raise NotImplementedError(
+                f"{where}: the primitive {name}{at} does many floating-point operations at once, and cannot be simulated by "
+                f"rounding each, which Rules(strict=True) asks for; to round its results alone, name it: "
+                f'Rules(fmt, primitives={{"{name}": precisionlab.FLOAT32}}).'
+            )
+        message = (
+            f"the primitive {name}{at} is not known here, and JAX does not say what it is made of: it runs as it is, in its own "
+            f'dtypes, and its results are rounded once. To say that this is meant: Rules(fmt, primitives={{"{name}": fmt}}); to '
+            f"refuse it: Rules(fmt, strict=True)."
         )
-    if name in EXACT | ROUNDED or is_sampler(eqn) or not any(map(is_float, dtypes)) or _names(arithmetic.formats, name):
-        return
-    raise NotImplementedError(
-        f"{where}: the primitive {name}{at} does many floating-point operations at once, and cannot be simulated by rounding "
-        f'each; to round its result alone, name it: Rules(fmt, primitives={{"{name}": precisionlab.FLOAT32}}).'
-    )
+        warnings.warn(f"{where}: {message}", UnlistedWarning, stacklevel=4)
 
 
-def _names(rules: Any, name: str) -> bool:
-    return isinstance(rules, Rules) and (
-        name in rules.primitives or any(_names(rule, name) for rule in (rules.default, *rules.scopes.values()))
-    )
+def _is_opaque(eqn: Any, arithmetic: Arithmetic) -> bool:
+    """Whether nothing is known of what an operation on floats does inside."""
+    name = eqn.primitive.name
+    listed = name in EXACT | ROUNDED or is_sampler(eqn) or is_named(arithmetic.formats, name)
+    return not listed and touches_floats(eqn) and handler_of(eqn, arithmetic) is None and not moves_only(eqn)

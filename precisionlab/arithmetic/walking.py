@@ -16,16 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.interpreters import ad
 from jax.sharding import PartitionSpec
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
-from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Held, opened
+from precisionlab.arithmetic.equations import (
+    closed, combiner, has_programs, is_sampler, made_of, mapped, moves_only, own_program, scan, scopes_of, solve, touches_floats, while_loop,
+)
+from precisionlab.arithmetic.frames import RAW, UNKNOWN, Arithmetic, Frame, Held, opened
 from precisionlab.arithmetic.operations import entered
-from precisionlab.primitives import SAMPLERS
+from precisionlab.arithmetic.references import REFERENCES, is_reference
+from precisionlab.primitives import EXACT, ROUNDED
 from precisionlab.randomness import fold, key_rows
+from precisionlab.rules import is_named
 
-__all__ = ["finished", "is_sampler", "raw", "scopes_of", "walk"]
+__all__ = ["finished", "handler_of", "raw", "walk"]
 
 
 def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Frame) -> list[Held]:
@@ -49,36 +55,29 @@ def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Fr
         scopes = scopes_of(eqn)
         inner = frame.at(number, scopes, eqn.source_info)
         with eqn.ctx.manager, jax.named_scope("/".join(scopes)) if scopes else nullcontext():
-            handle = _STRUCTURE.get(eqn.primitive.name)
-            inputs = [read(var) for var in eqn.invars]
-            results = inner.operate(eqn, inputs, inner) if handle is None or is_sampler(eqn) else handle(eqn, inputs, inner)
+            handle = handler_of(eqn, frame.arithmetic)
+            results = (handle or inner.operate)(eqn, [read(var) for var in eqn.invars], inner)
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
-def scopes_of(eqn: Any) -> tuple[str, ...]:
-    """The `jax.named_scope`s around an equation, outermost first, without what JAX's transformations call themselves."""
-    names = [part.name for part in eqn.source_info.name_stack.stack if type(part).__name__ == "Scope"]
-    path = tuple(name for part in names for name in part.split("/") if name and name != "rematted_computation")
-    # Recomputation in a backward pass names its scopes twice: transpose(jvp(norm))/jvp(norm).
-    half = len(path) // 2
-    return path[:half] if half and path[:half] == path[half:] and _differentiated(eqn) else path
-
-
-def _differentiated(eqn: Any) -> bool:
-    return eqn.primitive.name == "remat2" and eqn.params["differentiated"]
-
-
-def is_sampler(eqn: Any) -> bool:
-    """Whether an equation is a draw of `jax.random`: one operation, whose steps are not rounded."""
-    if eqn.primitive.name != "jit" or eqn.params["name"] not in SAMPLERS or not eqn.invars:
-        return False
-    first: Any = eqn.invars[0].aval
-    return jnp.issubdtype(first.dtype, jax.dtypes.prng_key) or (first.dtype == jnp.uint32 and first.shape == (2,))
+def handler_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., list[Held]] | None:
+    """What walks through an equation that holds, or stands for, a program of its own; None for a single operation."""
+    name = eqn.primitive.name
+    if name in EXACT | ROUNDED or is_sampler(eqn) or is_named(arithmetic.formats, name):
+        return None
+    if name in _STRUCTURE:
+        return _STRUCTURE[name]
+    if not (touches_floats(eqn) or has_programs(eqn)) or made_of(eqn) is None or moves_only(eqn):
+        return None
+    return _described
 
 
 def raw(value: Any, dtype: Any, frame: Frame) -> Held:
     """A number that the program was written with, in its carrier, not rounded yet."""
+    if is_reference(value):
+        twin = jax.new_ref(carried(value[...], dtype, jnp.float64)) if frame.observing and is_float(dtype) else value
+        return Held(value, UNKNOWN, twin)
     if not is_float(dtype):
         array = value if isinstance(value, jax.Array) else np.asarray(value, dtype)
         return Held(array, UNKNOWN, array)
@@ -105,26 +104,29 @@ def _unpacked(arrays: Sequence[Any], frame: Frame) -> list[Held]:
     return [Held(array, UNKNOWN) for array in arrays]
 
 
-def _constants(closed: ClosedJaxpr, frame: Frame) -> list[Held]:
-    return [raw(const, var.aval.dtype, frame) for const, var in zip(closed.consts, closed.jaxpr.constvars, strict=True)]
+def _constants(program: ClosedJaxpr, frame: Frame) -> list[Held]:
+    return [raw(const, var.aval.dtype, frame) for const, var in zip(program.consts, program.jaxpr.constvars, strict=True)]
 
 
-def _closed(program: Any) -> ClosedJaxpr:
-    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
+def _inline(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+    program = own_program(eqn)
+    assert program is not None, f"{eqn.primitive.name} holds no program with its own arguments and results"
+    return walk(program.jaxpr, _constants(program, frame), inputs, frame)
 
 
-def _inline(name: str) -> Callable[..., list[Held]]:
-    def handle(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-        program = _closed(eqn.params[name])
-        return walk(program.jaxpr, _constants(program, frame), inputs, frame)
-
-    return handle
+def _described(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+    """A primitive that nobody listed, as the program that JAX says it is; its derivative, taken from outside, stays its own."""
+    program = made_of(eqn)
+    assert program is not None
+    if own_program(eqn) is None and eqn.primitive in ad.primitive_jvps:
+        return _own_derivative(True, lambda _: (program, range(len(eqn.invars))))(eqn, inputs, frame)
+    return walk(program.jaxpr, _constants(program, frame), inputs, frame)
 
 
 def _remat(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     if frame.observing:
-        return _inline("jaxpr")(eqn, inputs, frame)
-    program = _closed(eqn.params["jaxpr"])
+        return _inline(eqn, inputs, frame)
+    program = closed(eqn.params["jaxpr"])
 
     def recomputed(words: Array | None, arrays: list[Any]) -> list[Any]:
         inner = frame.program(words)
@@ -173,22 +175,13 @@ def _own_derivative(forward_mode: bool, program_of: Callable[[Any], tuple[Any, S
     return handle
 
 
-def _solve_program(eqn: Any) -> tuple[Any, Sequence[int]]:
-    """The solver's arguments: its own constants, and the right-hand side, which follows those of the transposed solver."""
-    lengths = eqn.params["const_lengths"]
-    before = lengths.matvec + lengths.vecmat
-    after = before + lengths.solve
-    return eqn.params["jaxprs"].solve, [*range(before, after), *range(after + lengths.transpose_solve, len(eqn.invars))]
-
-
 def _whole_program(eqn: Any) -> tuple[Any, Sequence[int]]:
-    return eqn.params["call_jaxpr"], range(len(eqn.invars))
+    return own_program(eqn), range(len(eqn.invars))
 
 
 def _scan(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-    params = eqn.params
-    program, consts, carry = params["jaxpr"], params["num_consts"], params["num_carry"]
-    words, around = frame.next_words(), _constants(params["jaxpr"], frame)
+    program, consts, carry, options = scan(eqn)
+    words, around = frame.next_words(), _constants(program, frame)
     arrays = _packed(inputs, frame, eqn.invars)
     fixed = arrays[:consts]
 
@@ -200,7 +193,6 @@ def _scan(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
         return (turn + 1, results[:carry]), (results[carry:], inner.records)
 
     start = (jnp.uint32(0), arrays[consts : consts + carry])
-    options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
     (_, last), (stacked, records) = lax.scan(body, start, arrays[consts + carry :], **options)
     for operation, record in records.items():
         frame.records[operation] = record.over_turns().joined(frame.records.get(operation))
@@ -208,13 +200,12 @@ def _scan(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
 
 
 def _while(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-    params = eqn.params
-    test, program = params["cond_jaxpr"], params["body_jaxpr"]
+    test, test_consts, program, program_consts = while_loop(eqn)
     words = frame.next_words()
     test_around, around = _constants(test, frame), _constants(program, frame)
     arrays = _packed(inputs, frame, eqn.invars)
-    test_fixed, arrays = arrays[: params["cond_nconsts"]], arrays[params["cond_nconsts"] :]
-    fixed, start = arrays[: params["body_nconsts"]], arrays[params["body_nconsts"] :]
+    test_fixed, arrays = arrays[:test_consts], arrays[test_consts:]
+    fixed, start = arrays[:program_consts], arrays[program_consts:]
 
     def turned(turn: Array, parity: int) -> Array | None:
         return None if words is None else fold(words, 2 * turn + parity)
@@ -289,32 +280,25 @@ def _with_same_records(branches: list[Callable[..., Any]], arrays: list[Any]) ->
 
 
 def _shard_map(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-    params = eqn.params
+    program, axes, options = mapped(eqn)
     numbers, close = opened(frame.arithmetic)
-    axes = tuple(sorted(params["manual_axes"]))
 
     def local(words: Array | None, numbers: list[Array], *arrays: Any) -> tuple[Any, ...]:
         if words is not None:
             words = fold(words, lax.axis_index(axes))
         inner = frame.program(words, close(numbers))
-        values = walk(params["jaxpr"], [], _unpacked(arrays, inner), inner)
-        return tuple(_packed(values, inner, params["jaxpr"].outvars))
+        values = walk(program, [], _unpacked(arrays, inner), inner)
+        return tuple(_packed(values, inner, program.outvars))
 
-    specs = (PartitionSpec(), PartitionSpec(), *params["in_specs"])
-    mapped = jax.shard_map(
-        local,
-        mesh=params["mesh"],
-        in_specs=specs,
-        out_specs=tuple(params["out_specs"]),
-        axis_names=set(params["manual_axes"]),
-        check_vma=params["check_vma"],
-    )
-    return _unpacked(mapped(frame.next_words(), numbers, *_packed(inputs, frame, eqn.invars)), frame)
+    specs = (PartitionSpec(), PartitionSpec(), *eqn.params["in_specs"])
+    function = jax.shard_map(local, in_specs=specs, out_specs=tuple(eqn.params["out_specs"]), **options)
+    return _unpacked(function(frame.next_words(), numbers, *_packed(inputs, frame, eqn.invars)), frame)
 
 
 def _reduce(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     """A reduction by a function of the user's: one application after the other, in row-major order from the initial value."""
-    program, packed = eqn.params["jaxpr"], _packed(inputs, frame, eqn.invars)
+    program, packed = combiner(eqn), _packed(inputs, frame, eqn.invars)
+    assert program is not None
     half, dimensions = len(packed) // 2, sorted(eqn.params["dimensions"])
     shape = eqn.outvars[0].aval.shape
     lanes = math.prod(shape)
@@ -342,18 +326,20 @@ def _reduce(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
 
 
 _STRUCTURE: dict[str, Callable[..., list[Held]]] = {
-    "jit": _inline("jaxpr"),
-    "call": _inline("call_jaxpr"),
-    "closed_call": _inline("call_jaxpr"),
-    "core_call": _inline("call_jaxpr"),
+    "jit": _inline,
+    "call": _inline,
+    "closed_call": _inline,
+    "core_call": _inline,
+    "eval_jaxpr": _inline,
+    "composite": _inline,
     "remat2": _remat,
     "custom_jvp_call": _own_derivative(True, _whole_program),
     "custom_vjp_call": _own_derivative(False, _whole_program),
-    "custom_linear_solve": _own_derivative(True, _solve_program),
+    "custom_linear_solve": _own_derivative(True, solve),
     "scan": _scan,
     "while": _while,
     "cond": _cond,
     "shard_map": _shard_map,
-    "composite": _inline("jaxpr"),
     "reduce": _reduce,
+    **REFERENCES,
 }
