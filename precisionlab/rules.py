@@ -38,8 +38,8 @@ class Rules(NamedTuple):
             other; `*` and `?` stand for anything within a name.
         strict: refuse a primitive that is not known, rather than warn and round its results alone.
 
-    A rule for a primitive that is no single operation (a loop, a factorization, one that a library brings) makes it one: it runs
-    as it is, and its results are rounded once.
+    A rule for a primitive that is no single operation (a loop, a factorization, one that a library brings) makes it one: it
+    runs as it is, and its results are rounded once.
 
     Example:
         >>> from precisionlab.formats import BFLOAT16, FLOAT32, name_of

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import precisionlab as pl
-from precisionlab.arithmetic import Accumulation, ScopeWarning, dot, simulate
+from precisionlab.arithmetic import Accumulation, ScopeWarning, UnlistedWarning, dot, simulate
 from precisionlab.blocks import MXFP8_E4M3
 from precisionlab.rules import Rules, check_mode_rules, check_rules, describe_rules, every_rule, resolve, scope_matches
 from tests.cases import assert_same
@@ -369,55 +369,71 @@ def test_known_scopes_do_not_warn(scope):
 
 
 MATRIX = np.float32([[4.0, 1.0], [1.0, 3.0]])
-REFUSED = {
-    "lu": (jnp.linalg.inv, MATRIX),
-    "cholesky": (jnp.linalg.cholesky, MATRIX),
-    "eigh": (lambda x: jnp.linalg.eigh(x)[0], MATRIX),
-    "triangular_solve": (lambda x: jax.scipy.linalg.solve_triangular(x, x), MATRIX),
-    "pure_callback": (lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x), X),
-}
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_one_rounding_would_misrepresent_is_refused(name):
-    fun, x = REFUSED[name]
+def outside(x):
+    return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
+
+@pytest.mark.parametrize("within", [False, True])
+def test_what_nobody_can_look_into_is_rounded_once_with_a_warning(within):
     @jax.named_scope("solver")
     def inside(x):
-        return lax.cond(x.ravel()[0] > 0, fun, jnp.zeros_like, x) if name in ("lu", "cholesky") else fun(x)
+        return lax.cond(x[0] > -100, outside, jnp.zeros_like, x) if within else outside(x)
 
+    where = 'simulate: the primitive pure_callback in scope "solver" cannot be looked into'
+    with pytest.warns(UnlistedWarning, match=where) as warned:
+        got = simulate(inside, BFLOAT16)(X)
+    assert len(warned) == 1
+    assert_same(got, to(BFLOAT16, np.sin(to(BFLOAT16, X))))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_strict_rules_refuse_it_before_anything_runs(nested):
+    rules = Rules(BFLOAT16, scopes={"a": Rules(FLOAT32, strict=True)}) if nested else Rules(BFLOAT16, strict=True)
     jax.config.update("jax_no_execution", True)
     try:
-        with pytest.raises(NotImplementedError, match=f'simulate: the primitive {name} in scope "solver') as raised:
-            simulate(inside, BFLOAT16)(x)
+        with pytest.raises(NotImplementedError, match='simulate: the primitive pure_callback in scope "a" does many') as raised:
+            simulate(jax.named_scope("a")(outside), rules)(X)
     finally:
         jax.config.update("jax_no_execution", False)
-    assert str(raised.value).endswith(f'name it: Rules(fmt, primitives={{"{name}": precisionlab.FLOAT32}}).')
+    assert str(raised.value).endswith('name it: Rules(fmt, primitives={"pure_callback": precisionlab.FLOAT32}).')
 
 
-def test_naming_a_refused_primitive_rounds_its_result():
+def test_strictness_is_no_number():
+    rules = Rules(BFLOAT16, strict=True)
+    assert jax.tree.leaves(Rules(None, strict=True)) == []
+    assert jax.tree.map(lambda x: x, rules) == rules
+    got = jax.jit(lambda rules, x: simulate(jnp.sin, rules)(x))(rules, X)
+    assert_same(got, simulate(jnp.sin, BFLOAT16)(X))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_named_primitive_is_one_operation_without_a_warning(strict):
     narrow = partial(to, BFLOAT16)
-    for name in ("cholesky", "pure_callback"):
-        fun, x = REFUSED[name]
-        got = jax.jit(simulate(fun, Rules(BFLOAT16, primitives={name: BFLOAT16})))(x)
-        assert_same(got, narrow(jnp.tril(fun(narrow(x))) if name == "cholesky" else fun(narrow(x))))
+    rules = Rules(BFLOAT16, primitives={"pure_callback": BFLOAT16}, strict=strict)
+    assert_same(jax.jit(simulate(outside, rules))(X), narrow(outside(narrow(X))))
+    rules = Rules(BFLOAT16, primitives={"cholesky": BFLOAT16}, strict=strict)
+    assert_same(jax.jit(simulate(jnp.linalg.cholesky, rules))(MATRIX), narrow(jnp.tril(jnp.linalg.cholesky(narrow(MATRIX)))))
     in_scope = Rules(BFLOAT16, scopes={"solver": Rules(FLOAT32, primitives={"cholesky": FLOAT32})})
     got = jax.jit(simulate(jax.named_scope("solver")(jnp.linalg.cholesky), in_scope))(MATRIX)
     assert_same(got, jnp.linalg.cholesky(MATRIX))
 
 
-def test_complex_numbers_are_refused_whatever_is_named():
-    rules = Rules(BFLOAT16, primitives={"fft": FLOAT32, "complex": FLOAT32, "convert_element_type": FLOAT32})
-    for fun in (lambda x: jnp.abs(jnp.fft.rfft(x)), lambda x: jnp.real(lax.complex(x, x))):
-        with pytest.raises(NotImplementedError, match="works on complex numbers, which have no format here"):
-            simulate(fun, rules)(X)
+def test_a_named_loop_runs_as_it_is():
+    def loop(x):
+        return lax.scan(lambda c, y: (c * y + 0.1, c), x[0], x)[0]
+
+    narrow = partial(to, BFLOAT16)
+    got = simulate(loop, Rules(BFLOAT16, primitives={"scan": BFLOAT16}))(X)
+    assert_same(got, narrow(loop(narrow(X))))
 
 
 @pytest.mark.parametrize(
     ("rules", "kind", "says"),
     [
-        (Rules(BFLOAT16, primitives={"dot_generl": E5M2}), ValueError, '"dot_generl"; did you mean "dot_general"?'),
-        (Rules(BFLOAT16, primitives={"zzz": E5M2}), ValueError, '"zzz"; The primitives of a function are those that'),
+        (Rules(BFLOAT16, primitives={"dot_generl": E5M2}), ValueError, 'libraries that are loaded; did you mean "dot_general"?'),
+        (Rules(BFLOAT16, primitives={"zzz": E5M2}), ValueError, 'no primitive "zzz", neither in the function nor among'),
         (Rules(BFLOAT16, primitives={"": E5M2}), ValueError, "must be non-empty text; got ''"),
         (Rules(BFLOAT16, scopes={"a//b": E5M2}), ValueError, "must be non-empty text; got 'a//b'"),
         (Rules(BFLOAT16, scopes={3: E5M2}), ValueError, "must be non-empty text; got 3"),
@@ -431,7 +447,7 @@ def test_complex_numbers_are_refused_whatever_is_named():
 )  # fmt: skip
 def test_errors_are_sentences(rules, kind, says):
     with pytest.raises(kind) as raised:
-        simulate(jnp.sin, rules)
+        simulate(jnp.sin, rules)(X)
     assert str(raised.value).startswith("simulate: ")
     assert says in str(raised.value)
 
@@ -441,4 +457,4 @@ def test_mode_rules_are_checked():
     with pytest.raises(TypeError, match="here: mode must be a rounding function such as nearest_even"):
         check_mode_rules(Rules(pl.upward, scopes={"a": BFLOAT16._replace}, primitives={"exp": "up"}), "here")
     with pytest.raises(ValueError, match='no primitive "expo"'):
-        simulate(jnp.sin, BFLOAT16, mode=Rules(pl.upward, primitives={"expo": pl.downward}))
+        simulate(jnp.sin, BFLOAT16, mode=Rules(pl.upward, primitives={"expo": pl.downward}))(X)

@@ -856,8 +856,6 @@ def test_stochastic_rounding_under_vmap_and_grad():
         (lambda: simulate(jnp.sin, MXFP8_E4M3), ValueError, "operands of matrix products"),
         (lambda: DRAWN(jnp.sin)(X), ValueError, "stochastic rounding needs random bits; pass key="),
         (lambda: DRAWN(jnp.sin)(X, key=3), TypeError, "key must be a JAX random key"),
-        (lambda: simulate(jnp.real, BFLOAT16)(jnp.asarray(1j)), NotImplementedError, "complex numbers"),
-        (lambda: simulate(lambda x: lax.complex(x, x), BFLOAT16)(X), NotImplementedError, "complex numbers"),
     ],
 )  # fmt: skip
 def test_errors_are_sentences(make, kind, says):

@@ -2,7 +2,7 @@
 
 from precisionlab.arithmetic.accumulation import Accumulation, dot
 from precisionlab.arithmetic.profiling import ErrorProfile, Operation, error_profile
-from precisionlab.arithmetic.programs import ScopeWarning
+from precisionlab.arithmetic.programs import ScopeWarning, UnlistedWarning
 from precisionlab.arithmetic.simulation import simulate
 
-__all__ = ["Accumulation", "ErrorProfile", "Operation", "ScopeWarning", "dot", "error_profile", "simulate"]
+__all__ = ["Accumulation", "ErrorProfile", "Operation", "ScopeWarning", "UnlistedWarning", "dot", "error_profile", "simulate"]

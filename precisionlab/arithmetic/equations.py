@@ -6,20 +6,22 @@ nothing else reads such a parameter by its name. For a primitive that nobody has
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from importlib import import_module
 from inspect import getclosurevars
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxprs_in_params, primitives
 from jax.interpreters import mlir
 
 from precisionlab.arithmetic.carrying import dtype_of, is_float
 from precisionlab.primitives import EXACT, SAMPLERS
 
 __all__ = [
-    "Mapped", "Scan", "Solve", "While", "called", "closed", "combiner", "has_programs",  "is_sampler", "made_of", "mapped",
-    "moves_only", "own_program", "programs_within", "scan", "scopes_of", "solve", "touches_floats", "while_loop",
+    "Mapped", "Scan", "Solve", "While", "called", "closed", "combiner", "has_programs", "is_sampler", "made_of", "mapped",
+    "moves_only", "own_program", "programs_within", "registered", "scan", "scopes_of", "solve", "touches_floats",
+    "weakly_typed", "while_loop",
 ]  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def made_of(eqn: Any) -> ClosedJaxpr | None:
     for function in _descriptions(eqn):
         try:
             program = jax.make_jaxpr(function)(*arguments)
-        except Exception:  # noqa: S112 - it was only a guess that this can be traced
+        except Exception:  # it was only a guess that this can be traced
             continue
         if _has_signature(program, eqn) and all(one.primitive is not eqn.primitive for one in _operations(program.jaxpr)):
             return program
@@ -184,7 +186,23 @@ def made_of(eqn: Any) -> ClosedJaxpr | None:
 def moves_only(eqn: Any) -> bool:
     """Whether an unlisted primitive only moves, compares or chooses: it can then be left as it is."""
     program = made_of(eqn)
-    return program is not None and all(one.primitive.name in EXACT or not touches_floats(one) for one in _operations(program.jaxpr))
+    return program is not None and all(
+        one.primitive.name in EXACT or not touches_floats(one) for one in _operations(program.jaxpr)
+    )
+
+
+def _moves(eqn: Any) -> bool:
+    return eqn.primitive.name in EXACT or not touches_floats(eqn)
+
+
+def registered() -> set[str]:
+    """The names of all primitives that can be compiled: those of JAX, and of the libraries that are loaded."""
+    return {primitive.name for primitive in _lowerings()}
+
+
+def weakly_typed(array: Any) -> Any:
+    """The same array, of a weak type."""
+    return primitives.convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
 
 
 def _descriptions(eqn: Any) -> Iterator[Callable[..., Any]]:
@@ -201,12 +219,16 @@ def _descriptions(eqn: Any) -> Iterator[Callable[..., Any]]:
 
 def _lowering(primitive: Any) -> Callable[..., Any] | None:
     """The function that a primitive is lowered through, where its rule was made by `mlir.lower_fun`."""
-    module = __import__(mlir.lower_fun.__module__, fromlist=["_lowerings"])
-    entry = getattr(module, "_lowerings", {}).get(primitive)
+    entry = _lowerings().get(primitive)
     rule = getattr(entry, "rule", entry)
     if getattr(rule, "__code__", None) is None or rule.__qualname__ != "lower_fun.<locals>.f_lowered":
         return None
     return getclosurevars(rule).nonlocals.get("fun")
+
+
+def _lowerings() -> dict[Any, Any]:
+    """JAX's table of lowering rules; it is not public, and nothing but a better guess is lost without it."""
+    return getattr(import_module(mlir.lower_fun.__module__), "_lowerings", {})
 
 
 def _has_signature(program: ClosedJaxpr, eqn: Any) -> bool:

@@ -23,11 +23,11 @@ from jax.extend import source_info_util
 from precisionlab._typing import Array
 from precisionlab.arithmetic.accumulation import Accumulation
 from precisionlab.arithmetic.carrying import bound, carried, dtype_of, is_float
+from precisionlab.arithmetic.equations import is_sampler
 from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import entered, is_rounded, operate
 from precisionlab.arithmetic.programs import Program, equations, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of, random_words
-from precisionlab.arithmetic.equations import is_sampler
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.policy import Policy

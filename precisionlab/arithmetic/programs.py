@@ -16,7 +16,15 @@ from jax.extend.core import Jaxpr
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
-from precisionlab.arithmetic.equations import is_sampler, moves_only, programs_within, scopes_of, touches_floats
+from precisionlab.arithmetic.equations import (
+    is_sampler,
+    moves_only,
+    programs_within,
+    registered,
+    scopes_of,
+    touches_floats,
+    weakly_typed,
+)
 from precisionlab.arithmetic.frames import UNKNOWN, Arithmetic, Frame, Held
 from precisionlab.arithmetic.operations import rounded_argument
 from precisionlab.arithmetic.walking import finished, handler_of, raw, walk
@@ -65,11 +73,15 @@ class Program:
 
     def finish(self, values: Sequence[Held]) -> Any:
         """The results of a walk in the dtypes and the structure of the function's own."""
-        arrays = iter(
-            as_typed(jnp.asarray(value.array), dtype_of(var)) for value, var in zip(values, self.jaxpr.outvars, strict=True)
-        )
+        arrays = iter(_returned(value.array, var) for value, var in zip(values, self.jaxpr.outvars, strict=True))
         filled = [next(arrays) if moves else leaf for leaf, moves in zip(self.results, self.moving, strict=True)]
         return jax.tree.unflatten(self.structure, filled)
+
+
+def _returned(array: Any, var: Any) -> Any:
+    """A result in the dtype of the function's own, and weakly typed where that is: what follows promotes as it would."""
+    typed = as_typed(jnp.asarray(array), dtype_of(var))
+    return weakly_typed(typed) if getattr(var.aval, "weak_type", False) else typed
 
 
 def _argument(array: Any, var: Any, frame: Frame) -> Held:
@@ -148,14 +160,16 @@ def equations(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) ->
 
 def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, where: str) -> None:
     """Refuse, or tell, what can only be rounded as a whole; refuse names of primitives that are nowhere."""
-    names = {eqn.primitive.name for eqn, _ in found}
-    for given in named_primitives(arithmetic.formats) | named_primitives(arithmetic.modes):
-        if given not in names and given not in KNOWN:
-            near = difflib.get_close_matches(given, sorted(names | KNOWN), n=1)
+    given_names = named_primitives(arithmetic.formats) | named_primitives(arithmetic.modes)
+    names = KNOWN | {eqn.primitive.name for eqn, _ in found} | (registered() if given_names else set())
+    for given in sorted(given_names):
+        if given not in names:
+            near = difflib.get_close_matches(given, sorted(names), n=1)
             hint = f'did you mean "{near[0]}"? ' if near else ""
             raise ValueError(
-                f'{where}: there is no primitive "{given}", neither in the function nor among those of JAX; {hint}The primitives '
-                f"of a function are those that print(jax.make_jaxpr(fun)(*args)) shows, such as dot_general, exp, reduce_sum."
+                f'{where}: there is no primitive "{given}", neither in the function nor among those of JAX and the libraries '
+                f"that are loaded; {hint}The primitives of a function are those that print(jax.make_jaxpr(fun)(*args)) shows, "
+                f"such as dot_general, exp, reduce_sum."
             )
     whole = dict.fromkeys((eqn.primitive.name, path) for eqn, path in found if _is_opaque(eqn, arithmetic))
     for name, path in whole:
@@ -167,9 +181,9 @@ def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, wh
                 f'Rules(fmt, primitives={{"{name}": precisionlab.FLOAT32}}).'
             )
         message = (
-            f"the primitive {name}{at} is not known here, and JAX does not say what it is made of: it runs as it is, in its own "
-            f'dtypes, and its results are rounded once. To say that this is meant: Rules(fmt, primitives={{"{name}": fmt}}); to '
-            f"refuse it: Rules(fmt, strict=True)."
+            f"the primitive {name}{at} cannot be looked into, and JAX does not say what it is made of: it runs as it is, "
+            f"in its own dtypes, and its results are rounded once. To say that this is meant: "
+            f'Rules(fmt, primitives={{"{name}": fmt}}); to refuse it: Rules(fmt, strict=True).'
         )
         warnings.warn(f"{where}: {message}", UnlistedWarning, stacklevel=4)
 

@@ -1,7 +1,7 @@
 """References: arrays that a program changes in place (`jax.new_ref`, and the loops of JAX that are made of them).
 
-Reading, writing and freezing move numbers. Adding in place is a sum, which is rounded as any other. A reference that the program
-makes holds values of the carrier; one that comes from outside has its own dtype, and what is written there is stored in it.
+Reading, writing and freezing move numbers. Adding in place is a sum, which is rounded as any other. A reference that the
+program makes holds values of the carrier; one that comes from outside has its own dtype, and stores what is written there.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _made(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     return [_twice(lambda value: eqn.primitive.bind(value, **eqn.params), _entered(eqn, inputs, frame)[0], frame)]
 
 
-def _empty(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+def _empty(eqn: Any, _: list[Held], frame: Frame) -> list[Held]:
     shape, dtype = eqn.outvars[0].aval.shape, carrier_dtype(dtype_of(eqn.outvars[0]), frame.arithmetic.carrier)
     blank = Held(jnp.empty(shape, dtype), UNKNOWN, jnp.empty(shape, carrier_dtype(dtype, jnp.float64)))
     return [_twice(jax.new_ref, blank, frame)]

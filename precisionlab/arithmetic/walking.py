@@ -20,9 +20,22 @@ from jax.interpreters import ad
 from jax.sharding import PartitionSpec
 
 from precisionlab._typing import Array
+from precisionlab.arithmetic.applying import apply_in_place
 from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
 from precisionlab.arithmetic.equations import (
-    closed, combiner, has_programs, is_sampler, made_of, mapped, moves_only, own_program, scan, scopes_of, solve, touches_floats, while_loop,
+    closed,
+    combiner,
+    has_programs,
+    is_sampler,
+    made_of,
+    mapped,
+    moves_only,
+    own_program,
+    scan,
+    scopes_of,
+    solve,
+    touches_floats,
+    while_loop,
 )
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Arithmetic, Frame, Held, opened
 from precisionlab.arithmetic.operations import entered
@@ -64,6 +77,8 @@ def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Fr
 def handler_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., list[Held]] | None:
     """What walks through an equation that holds, or stands for, a program of its own; None for a single operation."""
     name = eqn.primitive.name
+    if name == "scatter" and combiner(eqn) is not None:
+        return _scatter_apply
     if name in EXACT | ROUNDED or is_sampler(eqn) or is_named(arithmetic.formats, name):
         return None
     if name in _STRUCTURE:
@@ -323,6 +338,34 @@ def _reduce(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     for operation, record in records.items():
         frame.records[operation] = record.over_turns().joined(frame.records.get(operation))
     return _unpacked(jax.tree.map(lambda x: x.reshape(shape), last), frame)
+
+
+def _scatter_apply(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+    """A function of the user's, applied in place to the entries at some indices."""
+    program = combiner(eqn)
+    assert program is not None
+    packed, words, around = _packed(inputs, frame, eqn.invars), frame.next_words(), _constants(program, frame)
+    operand, indices = packed[0], inputs[1].array
+    nothing = raw(np.zeros((), dtype_of(eqn.invars[0])), dtype_of(eqn.invars[0]), frame)  # the function is of one argument
+
+    def alone(words: Array | None, entry: Any) -> Any:
+        inner = frame.program(words)
+        results = walk(program.jaxpr, around, [*_unpacked([entry], inner), nothing], inner)
+        return _packed(results, inner, program.jaxpr.outvars)[0], inner.records
+
+    def function(turn: Array, entries: Any) -> Any:
+        shape = jax.tree.leaves(entries)[0].shape
+        flat = jax.tree.map(jnp.ravel, entries)
+        keys = None if words is None else key_rows(fold(words, turn), 0, math.prod(shape))
+        results, records = jax.vmap(alone)(keys, flat)
+        seen = {operation: record.over_turns() for operation, record in records.items()}
+        return jax.tree.map(lambda x: x.reshape(shape), results), seen
+
+    operand, updates = jax.tree.map(jnp.asarray, operand), eqn.invars[2].aval.shape
+    changed, records = apply_in_place(operand, jnp.asarray(indices), updates, eqn.params, function)
+    for operation, record in records.items():
+        frame.records[operation] = record.over_turns().joined(frame.records.get(operation))
+    return _unpacked([changed], frame)
 
 
 _STRUCTURE: dict[str, Callable[..., list[Held]]] = {
