@@ -168,9 +168,11 @@ def _while(law: Reference, inputs: Arrays, *, cond_jaxpr: Any, body_jaxpr: Any, 
     raise AssertionError("the loop does not end")
 
 
-def _scan(
-    law: Reference, inputs: Arrays, *, jaxpr: Any, length: int, reverse: bool, num_consts: int, num_carry: int, **_: Any
-) -> Arrays:
+def _scan(law: Reference, inputs: Arrays, *, jaxpr: Any, length: int, reverse: bool, **params: Any) -> Arrays:
+    if "ft_in" in params:  # jax 0.12
+        num_consts, num_carry, _ = [len(part) for part in params["ft_in"].unpack()]
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
     consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
     slices = inputs[num_consts + num_carry :]
     stacked: list[Arrays] = [[] for _ in range(len(jaxpr.jaxpr.outvars) - num_carry)]
@@ -180,6 +182,22 @@ def _scan(
         for column, y in zip(stacked, outputs[num_carry:], strict=True):
             column.append(y)
     return carry + [np.stack(column[::-1] if reverse else column) for column in stacked]
+
+
+def _high(law: Reference, inputs: Arrays, *, _prim: Any) -> Arrays:
+    """One of JAX's high-level primitives, from jax 0.12 on: what it expands to."""
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in _prim.in_avals_flat]
+    expand = lambda *args: jax.tree.leaves(_prim.expand(*jax.tree.unflatten(_prim.in_tree, args)))  # noqa: E731
+    return law.closed(jax.make_jaxpr(expand)(*shapes), inputs)
+
+
+def _polynomial(law: Reference, inputs: Arrays, **_: Any) -> Arrays:
+    """By Horner's rule, from the highest coefficient."""
+    x, *coefficients = inputs
+    result = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        result = law.round(odd_sum(law.round(result * x), coefficient))
+    return [result]
 
 
 CONTROL: dict[str, Callable[..., Arrays]] = {
@@ -194,6 +212,10 @@ CONTROL: dict[str, Callable[..., Arrays]] = {
     "cond": _cond,
     "while": _while,
     "scan": _scan,
+    "call_hi_primitive": _high,
+    "composite": _call,
+    "eval_jaxpr": _call,
+    "polynomial": _polynomial,
 }
 
 
@@ -235,14 +257,16 @@ ELEMENTARY: dict[str, Callable[..., Any]] = {
     "cbrt": lambda x, **_: np.cbrt(x),
     "cos": lambda x, **_: np.cos(x),
     "cosh": lambda x, **_: np.cosh(x),
-    "erf": scipy.special.erf,
-    "erf_inv": lambda x: np.copysign(scipy.special.erfinv(x), x),
-    "erfc": scipy.special.erfc,
+    "erf": lambda x, **_: scipy.special.erf(x),
+    "erf_inv": lambda x, **_: np.copysign(scipy.special.erfinv(x), x),
+    "erfc": lambda x, **_: scipy.special.erfc(x),
     "exp": lambda x, **_: np.exp(x),
     "exp2": lambda x, **_: np.exp2(x),
     "expm1": lambda x, **_: np.expm1(x),
     "integer_pow": lambda x, *, y: x**y if y >= 0 else 1 / x**-y,
     "log": lambda x, **_: np.log(x),
+    "log2": lambda x, **_: np.log2(x),
+    "one_minus_square": lambda x, **_: (1 - x) * (1 + x),
     "log1p": lambda x, **_: np.log1p(x),
     "logistic": lambda x, **_: scipy.special.expit(x),
     "pow": lambda x, y, **_: np.power(x, y),
@@ -686,7 +710,13 @@ def _same(*operands: np.ndarray, **_: Any) -> Arrays:
     return list(operands)
 
 
+def _bitcast(x: np.ndarray, *, new_dtype: Any, **_: Any) -> np.ndarray:
+    """Bits of float32, or float32 from its bits; the programs here have no other floats."""
+    return x.astype(np.float32).view(new_dtype) if x.dtype == np.float64 else x.view(new_dtype).astype(np.float64)
+
+
 EXACT: dict[str, Callable[..., Any]] = {
+    "bitcast_convert_type": _bitcast,
     "abs": np.abs,
     "add": lambda a, b, **_: a + b,  # of integers, like the four after it
     "sub": lambda a, b, **_: a - b,

@@ -432,7 +432,7 @@ def test_a_named_loop_runs_as_it_is():
 @pytest.mark.parametrize(
     ("rules", "kind", "says"),
     [
-        (Rules(BFLOAT16, primitives={"dot_generl": E5M2}), ValueError, 'libraries that are loaded; did you mean "dot_general"?'),
+        (Rules(BFLOAT16, primitives={"dot_generl": E5M2}), ValueError, 'that are loaded; did you mean "dot_general"?'),
         (Rules(BFLOAT16, primitives={"zzz": E5M2}), ValueError, 'no primitive "zzz", neither in the function nor among'),
         (Rules(BFLOAT16, primitives={"": E5M2}), ValueError, "must be non-empty text; got ''"),
         (Rules(BFLOAT16, scopes={"a//b": E5M2}), ValueError, "must be non-empty text; got 'a//b'"),

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxprs_in_params, primitives
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxprs_in_params, primitives
 from jax.interpreters import mlir
 
-from precisionlab.arithmetic.carrying import dtype_of, is_float
+from precisionlab.arithmetic.carrying import dtype_of
 from precisionlab.primitives import EXACT, SAMPLERS
 
 __all__ = [
-    "Mapped", "Scan", "Solve", "While", "called", "closed", "combiner", "has_programs", "is_sampler", "made_of", "mapped",
-    "moves_only", "own_program", "programs_within", "registered", "scan", "scopes_of", "solve", "touches_floats",
-    "weakly_typed", "while_loop",
+    "Mapped", "Scan", "Solve", "While", "called", "closed", "combiner", "floats_taken", "has_programs", "is_sampler",
+    "made_of", "mapped", "moves_only", "own_program", "programs_within", "registered", "scan", "scopes_of", "solve",
+    "touches_floats", "weakly_typed", "while_loop",
 ]  # fmt: skip
 
 
@@ -132,8 +132,16 @@ def scopes_of(eqn: Any) -> tuple[str, ...]:
 
 def touches_floats(eqn: Any) -> bool:
     """Whether an equation takes or gives floating-point numbers, complex ones included."""
-    dtypes = [dtype_of(var) for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "dtype")]
-    return any(is_float(dtype) or jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    return any(map(_is_inexact, (*eqn.invars, *eqn.outvars)))
+
+
+def floats_taken(eqn: Any) -> list[Any]:
+    """The floating-point variables that an equation takes, complex ones included; not what is written into it."""
+    return [var for var in eqn.invars if _is_inexact(var) and not isinstance(var, Literal)]
+
+
+def _is_inexact(var: Any) -> bool:
+    return hasattr(var.aval, "dtype") and jnp.issubdtype(dtype_of(var), jnp.inexact)
 
 
 def own_program(eqn: Any) -> ClosedJaxpr | None:

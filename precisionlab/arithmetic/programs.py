@@ -17,12 +17,12 @@ from jax.extend.core import Jaxpr
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
 from precisionlab.arithmetic.equations import (
+    floats_taken,
     is_sampler,
     moves_only,
     programs_within,
     registered,
     scopes_of,
-    touches_floats,
     weakly_typed,
 )
 from precisionlab.arithmetic.frames import UNKNOWN, Arithmetic, Frame, Held
@@ -124,7 +124,7 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
     program = Program(closed.jaxpr, closed.consts, arrays, still, moving, structures[0])
     found = list(equations(program.jaxpr, arithmetic))
-    _survey(found, arithmetic, where)
+    _survey(program, found, arithmetic, where)
     _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
     return program
 
@@ -158,7 +158,7 @@ def equations(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) ->
                 yield from equations(program, arithmetic, inside)
 
 
-def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, where: str) -> None:
+def _survey(program: Program, found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, where: str) -> None:
     """Refuse, or tell, what can only be rounded as a whole; refuse names of primitives that are nowhere."""
     given_names = named_primitives(arithmetic.formats) | named_primitives(arithmetic.modes)
     names = KNOWN | {eqn.primitive.name for eqn, _ in found} | (registered() if given_names else set())
@@ -171,8 +171,7 @@ def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, wh
                 f"that are loaded; {hint}The primitives of a function are those that print(jax.make_jaxpr(fun)(*args)) shows, "
                 f"such as dot_general, exp, reduce_sum."
             )
-    whole = dict.fromkeys((eqn.primitive.name, path) for eqn, path in found if _is_opaque(eqn, arithmetic))
-    for name, path in whole:
+    for name, path in dict.fromkeys(_opaque(program.jaxpr, arithmetic)):
         at = f' in scope "{"/".join(path)}"' if path else ""
         if is_strict(arithmetic.formats):
             raise NotImplementedError(
@@ -188,8 +187,20 @@ def _survey(found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, wh
         warnings.warn(f"{where}: {message}", UnlistedWarning, stacklevel=4)
 
 
-def _is_opaque(eqn: Any, arithmetic: Arithmetic) -> bool:
-    """Whether nothing is known of what an operation on floats does inside."""
-    name = eqn.primitive.name
-    listed = name in EXACT | ROUNDED or is_sampler(eqn) or is_named(arithmetic.formats, name)
-    return not listed and touches_floats(eqn) and handler_of(eqn, arithmetic) is None and not moves_only(eqn)
+def _opaque(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Operations of which nobody knows what they do to floats, with the scopes around them.
+
+    What takes no floats does nothing to them: it brings numbers from outside. Nor does what takes such numbers alone, or gives
+    nothing: so the checks of libraries go through, which raise an error from within.
+    """
+    brought: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        inside, name = path + scopes_of(eqn), eqn.primitive.name
+        if handler_of(eqn, arithmetic) is not None:
+            for program in programs_within(eqn):
+                yield from _opaque(program, arithmetic, inside)
+        elif not (name in EXACT | ROUNDED or is_sampler(eqn) or is_named(arithmetic.formats, name) or moves_only(eqn)):
+            if any(var not in brought for var in floats_taken(eqn)) and eqn.outvars:
+                yield name, inside
+            else:
+                brought.update(eqn.outvars)

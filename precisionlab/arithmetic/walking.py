@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 from precisionlab._typing import Array
 from precisionlab.arithmetic.applying import apply_in_place
 from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
+from precisionlab.arithmetic.derivatives import with_derivative_of
 from precisionlab.arithmetic.equations import (
     closed,
     combiner,
@@ -169,21 +170,7 @@ def _own_derivative(forward_mode: bool, program_of: Callable[[Any], tuple[Any, S
         def written(*arrays: Any) -> list[Any]:
             return native(eqn, list(arrays), frame.arithmetic.carrier)
 
-        if forward_mode:
-            function = jax.custom_jvp(value)
-
-            def derivative(primals: Any, tangents: Any) -> Any:
-                _, rates = jax.jvp(written, primals[1:], tangents[1:])
-                return function(*primals), rates
-
-            function.defjvp(derivative)
-        else:
-            function = jax.custom_vjp(value)
-
-            def pulled(arrays: Any, cotangents: Any) -> Any:
-                return (None, *jax.vjp(written, *arrays)[1](cotangents))
-
-            function.defvjp(lambda extra, *arrays: (value(extra, *arrays), arrays), pulled)
+        function = with_derivative_of(written, value, forward_mode)
         extra = (frame.next_words(), numbers)
         return _unpacked(function(extra, *_packed(inputs, frame, eqn.invars)), frame)
 
