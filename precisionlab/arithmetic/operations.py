@@ -33,19 +33,28 @@ from precisionlab.modes import Mode, Stochastic, downward, nearest_even
 from precisionlab.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
 from precisionlab.rounding import round_carrier, round_result, round_to, stored
 
-__all__ = ["entered", "is_rounded", "operate", "results_of", "rounded_argument", "settled"]
+__all__ = ["entered", "is_rounded", "operands_of", "operate", "results_of", "rounded_argument", "rounded_results"]
 
 
 def operate(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     """The values of one equation, rounded by the rules of its frame."""
-    name = eqn.primitive.name
-    arrays = [entered(value, name, var.aval.dtype, frame) for value, var in zip(inputs, eqn.invars, strict=True)]
-    results = results_of(eqn, arrays, frame)
+    operands = operands_of(eqn, inputs, frame)
+    return rounded_results(eqn, inputs, operands, results_of(eqn, operands, frame), frame)
+
+
+def operands_of(eqn: Any, inputs: list[Held], frame: Frame) -> list[Any]:
+    """The values of one equation's operands, as it reads them."""
+    pairs = enumerate(zip(inputs, eqn.invars, strict=True))
+    return [entered(value, eqn.primitive.name, var.aval.dtype, frame, place) for place, (value, var) in pairs]
+
+
+def rounded_results(eqn: Any, inputs: list[Held], operands: list[Any], results: list[Any], frame: Frame) -> list[Held]:
+    """The results of one equation, rounded by the rules of its frame."""
     if not is_rounded(eqn, frame):
         grid = _common_grid(eqn, inputs, frame)
         return [Held(result, grid) for result in results]
     return [
-        settled(result, var.aval.dtype, eqn, arrays, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
+        settled(result, var.aval.dtype, eqn, operands, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
         for result, var in zip(results, eqn.outvars, strict=True)
     ]
 
@@ -61,8 +70,16 @@ def is_rounded(eqn: Any, frame: Frame) -> bool:
     return name not in EXACT
 
 
-def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
+def entered(value: Held, name: str, dtype: Any, frame: Frame, place: int = 0) -> Any:
     """An operand in the format of the operation that reads it (no name: what only passes on, and is moved as it is)."""
+    array = _read(value, name, dtype, frame)
+    if frame.noticed is not None and array is not value.array:
+        what = "constant" if value.grid == RAW else f"operand of {name}"
+        frame.noticed(value, array, what, dtype, frame.place(place), frame)
+    return array
+
+
+def _read(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
     rule = frame.arithmetic.format_of(name, frame.path)
     if not is_float(dtype) or ((name in EXACT or not name) and value.grid != RAW):
         return value.array
@@ -79,10 +96,13 @@ def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
     return _rounded(value.array, fmt, mode, frame)
 
 
-def rounded_argument(array: Array, dtype: Any, frame: Frame) -> Array:
-    """An argument of the function, in the format that holds by default."""
-    fmt = _format("", dtype, frame)
-    return array if _holds_all(fmt, carrier_for(array)) else _rounded(array, fmt, frame.arithmetic.mode_of("", ()), frame)
+def rounded_argument(value: Held, dtype: Any, path: tuple[str, ...], frame: Frame) -> Held:
+    """An argument of the function, in the format in which it enters."""
+    rule = frame.arithmetic.argument_format(path)
+    fmt, grid = rule or format_of_dtype(dtype), rule if isinstance(rule, Format) else UNKNOWN
+    if _holds_all(fmt, carrier_for(value.array)):
+        return value._replace(grid=grid)
+    return value._replace(array=_rounded(value.array, fmt, frame.arithmetic.argument_mode(path), frame), grid=grid)
 
 
 def _constant(value: Any, dtype: Any, fmt: Format, mode: Mode) -> Any:

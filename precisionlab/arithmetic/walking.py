@@ -103,12 +103,14 @@ def raw(value: Any, dtype: Any, frame: Frame) -> Held:
 
 def finished(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Held]:
     """Results of a function, rounded where they are numbers that it was written with."""
-    return [value._replace(array=entered(value, "", dtype_of(var), frame)) for value, var in zip(values, vars_, strict=True)]
+    pairs = enumerate(zip(values, vars_, strict=True))
+    return [value._replace(array=entered(value, "", dtype_of(var), frame, place)) for place, (value, var) in pairs]
 
 
 def _packed(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Any]:
     """Values as arrays alone, to pass through JAX; what was raw is rounded where it enters."""
-    arrays = [entered(value, "", var.aval.dtype, frame) for value, var in zip(values, vars_, strict=True)]
+    pairs = enumerate(zip(values, vars_, strict=True))
+    arrays = [entered(value, "", dtype_of(var), frame, place) for place, (value, var) in pairs]
     if frame.observing:
         return [(array, value.exact) for array, value in zip(arrays, values, strict=True)]
     return arrays
