@@ -10,13 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from precisionlab._typing import Array
 from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
 from precisionlab.formats import FORMATS, Format
 
-__all__ = ["as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "dtype_of", "format_of_dtype", "is_float", "native"]
+__all__ = [
+    "as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "double", "dtype_of", "format_of_dtype", "is_float",
+    "is_on_host", "native",
+]  # fmt: skip
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -53,6 +57,20 @@ def carried(x: Any, dtype: Any, carrier: Any) -> Any:
     if wide == np.float64:
         return as_float64(x if x.dtype == jnp.float32 else x.astype(jnp.float32))
     return x.astype(wide)
+
+
+def is_on_host(*arrays: Any) -> bool:
+    """Whether these are numbers that there are already, rather than traced ones, in dtypes that NumPy itself has."""
+    return not any(isinstance(array, Tracer) for array in arrays) and all(
+        isinstance(array.dtype, np.dtype) and array.dtype.kind in "biuf" for array in arrays
+    )
+
+
+def double(x: Any) -> Any:
+    """A carried value in float64, exactly, by NumPy if it is not traced; integers as they are."""
+    if not is_float(x.dtype):
+        return x
+    return np.asarray(x).astype(np.float64) if is_on_host(x) else carried(x, x.dtype, jnp.float64)
 
 
 def as_typed(x: Array, dtype: Any) -> Array:

@@ -9,7 +9,7 @@ What lies on the right grid already is not rounded again.
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -204,15 +204,20 @@ def _sum(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     if is_float(eqn.outvars[0].aval.dtype):
         for zero, other in ((0, 1), (1, 0)):
             if not isinstance(arrays[zero], jax.Array) and not np.any(arrays[zero]):
-                x = jnp.asarray(arrays[other])
-                return lax.add(x, jnp.where(x == x, jnp.asarray(arrays[zero]), jnp.asarray(jnp.nan, x.dtype)))
+                return _by_itself(lax.add, jnp.asarray(arrays[other]), jnp.asarray(arrays[zero]))
     return _plain(eqn, arrays, frame)
 
 
 def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     """A division that divides: XLA turns x / broadcast(y) into x * (1 / y), which rounds twice, unless y depends on x."""
     x, y = map(jnp.asarray, arrays)
-    return lax.div(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype))) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
+    return _by_itself(lax.div, x, y) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)  # one compilation where it runs at once
+def _by_itself(operation: Callable[..., Array], x: Array, y: Array) -> Array:
+    """One number with another that depends on it as far as compilers can tell."""
+    return operation(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype)))
 
 
 def _converted(eqn: Any, arrays: list[Any], frame: Frame) -> Array:

@@ -22,14 +22,14 @@ from jax.core import Tracer
 from jax.extend import source_info_util
 
 from precisionlab.arithmetic.accumulation import Accumulation
-from precisionlab.arithmetic.carrying import dtype_of, is_float
-from precisionlab.arithmetic.equations import is_sampler
+from precisionlab.arithmetic.carrying import double, dtype_of, is_float, is_on_host
+from precisionlab.arithmetic.equations import called, is_sampler
 from precisionlab.arithmetic.frames import RAW, Frame, Held
 from precisionlab.arithmetic.operations import is_rounded, operands_of, results_of, rounded_results
 from precisionlab.arithmetic.programs import Program, equations, program_of
 from precisionlab.arithmetic.reports import ErrorProfile, Operation
 from precisionlab.arithmetic.seen import NEVER, Counts, Seen, compared
-from precisionlab.arithmetic.shadows import double, in_float64, is_on_host, moved
+from precisionlab.arithmetic.shadows import in_float64, moved
 from precisionlab.arithmetic.simulation import arithmetic_of, random_words
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
@@ -119,8 +119,9 @@ class _Watch(NamedTuple):
         """An operation of the simulation, with its float64 shadow, and what they say of each other."""
         results, seen = _observe(eqn, inputs, frame)
         if seen is not None:
-            name = eqn.primitive.name
-            kept = "lost" if is_sampler(eqn) or name == "bitcast_convert_type" else "always"
+            draws = is_sampler(eqn)
+            name = f"random.{called(eqn).strip('_')}" if draws else eqn.primitive.name
+            kept = "lost" if draws or name == "bitcast_convert_type" else "always"
             self.labels[frame.trail] = _Label(name, "/".join(frame.path), _source(frame), kept=kept)
             frame.records[frame.trail] = seen
         return results

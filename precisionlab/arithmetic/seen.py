@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array
-from precisionlab.arithmetic.shadows import is_on_host
+from precisionlab.arithmetic.carrying import is_on_host
 
 __all__ = ["NEVER", "Counts", "Seen", "compared"]
 

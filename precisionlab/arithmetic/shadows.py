@@ -9,25 +9,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from precisionlab.arithmetic.carrying import bound, carried, is_float
+from precisionlab.arithmetic.carrying import bound, is_float, is_on_host
 
-__all__ = ["double", "in_float64", "is_on_host", "moved"]
-
-
-def is_on_host(*arrays: Any) -> bool:
-    """Whether these are numbers that there are already, rather than traced ones, in dtypes that NumPy itself has."""
-    return not any(isinstance(array, Tracer) for array in arrays) and all(
-        isinstance(array.dtype, np.dtype) and array.dtype.kind in "biuf" for array in arrays
-    )
-
-
-def double(x: Any) -> Any:
-    """A carried value in float64, exactly; integers as they are."""
-    if not is_float(x.dtype):
-        return x
-    return np.asarray(x).astype(np.float64) if is_on_host(x) else carried(x, x.dtype, jnp.float64)
+__all__ = ["in_float64", "moved"]
 
 
 def in_float64(eqn: Any, arrays: list[Any]) -> list[Any]:

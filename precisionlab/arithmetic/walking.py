@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.applying import apply_in_place
-from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
+from precisionlab.arithmetic.carrying import carried, double, dtype_of, is_float, native
 from precisionlab.arithmetic.derivatives import with_derivative_of
 from precisionlab.arithmetic.equations import (
     closed,
@@ -97,8 +97,8 @@ def raw(value: Any, dtype: Any, frame: Frame) -> Held:
     if not is_float(dtype):
         array = value if isinstance(value, jax.Array) else np.asarray(value, dtype)
         return Held(array, UNKNOWN, array)
-    exact = carried(value, dtype, jnp.float64) if frame.observing else None
-    return Held(carried(value, dtype, frame.arithmetic.carrier), RAW, exact)
+    array = carried(value, dtype, frame.arithmetic.carrier)
+    return Held(array, RAW, double(array) if frame.observing else None)
 
 
 def finished(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Held]:
