@@ -19,7 +19,7 @@ from precisionlab.formats import FORMATS, Format
 
 __all__ = [
     "as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "double", "dtype_of", "format_of_dtype", "is_float",
-    "is_on_host", "native",
+    "is_on_host", "native", "on_its_side",
 ]  # fmt: skip
 
 _SMALLEST_NORMAL = 2.0**-126
@@ -82,6 +82,7 @@ def as_typed(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
+@jax.custom_jvp
 def _narrowed(x: Array) -> Array:
     """Float64 as float32, subnormals included: casts flush those on CPUs, an integer count of the smallest one does not."""
     units = (x * 2.0**149).astype(jnp.int32).astype(jnp.uint32)
@@ -91,6 +92,18 @@ def _narrowed(x: Array) -> Array:
     )
     magnitude = jnp.where(sign != 0, jnp.uint32(0) - units, units)
     return jnp.where(small, from_bits(magnitude | sign, FLOAT32_CARRIER), x.astype(jnp.float32))
+
+
+_narrowed.defjvp(lambda primals, tangents: (_narrowed(*primals), tangents[0].astype(jnp.float32)))
+
+
+def on_its_side(x: np.ndarray) -> np.ndarray:
+    """NumPy's float64 rounded to odd in float32: one more rounding, to two bits less at least, is one of the number itself."""
+    with np.errstate(all="ignore"):
+        near = np.asarray(x.astype(np.float32))
+    wide, bits = near.astype(np.float64), near.view(np.uint32)
+    inexact = (wide != x) & ~np.isnan(x)
+    return np.asarray((bits - (np.abs(wide) > np.abs(x))) | inexact, np.uint32).view(np.float32)
 
 
 def bound(eqn: JaxprEqn, arrays: list[Any], carrier: Any, **changes: Any) -> list[Array]:

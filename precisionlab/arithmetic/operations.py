@@ -21,12 +21,21 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic import products
 from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
-from precisionlab.arithmetic.carrying import bound, carrier_dtype, carrier_for, format_of_dtype, is_float, native
+from precisionlab.arithmetic.carrying import (
+    as_typed,
+    bound,
+    carrier_dtype,
+    carrier_for,
+    format_of_dtype,
+    is_float,
+    native,
+    on_its_side,
+)
 from precisionlab.arithmetic.convolutions import rounded_convolution
-from precisionlab.arithmetic.exact_sums import sum_to_odd
+from precisionlab.arithmetic.exact_sums import round_once, sum_to_odd, two_sum
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.blocks import BlockFormat
-from precisionlab.carriers import CARRIERS, Carrier, uncontracted
+from precisionlab.carriers import CARRIERS, FLOAT64_CARRIER, Carrier, uncontracted
 from precisionlab.formats import Format, is_concrete
 from precisionlab.grids import neighbors
 from precisionlab.modes import Mode, Stochastic, downward, nearest_even
@@ -96,13 +105,25 @@ def _read(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
     return _rounded(value.array, fmt, mode, frame)
 
 
-def rounded_argument(value: Held, dtype: Any, path: tuple[str, ...], frame: Frame) -> Held:
-    """An argument of the function, in the format in which it enters."""
+def rounded_argument(value: Held, given: Any, dtype: Any, path: tuple[str, ...], frame: Frame) -> Held:
+    """An argument of the function, in the format in which it enters.
+
+    Args:
+        value: the argument in its carrier.
+        given: as it was given: NumPy's float64 has more to say than the carrier, unless 64-bit JAX is enabled.
+        dtype: its dtype in the function.
+        path: where among the arguments it is.
+        frame: the rules.
+    """
     rule = frame.arithmetic.argument_format(path)
     fmt, grid = rule or format_of_dtype(dtype), rule if isinstance(rule, Format) else UNKNOWN
-    if _holds_all(fmt, carrier_for(value.array)):
+    carrier, array = carrier_for(value.array), value.array
+    if _holds_all(fmt, carrier):
         return value._replace(grid=grid)
-    return value._replace(array=_rounded(value.array, fmt, frame.arithmetic.argument_mode(path), frame), grid=grid)
+    wider = carrier.width == 32 and not isinstance(given, jax.Array) and given.dtype == np.float64
+    if wider and is_concrete(fmt) and fmt.precision <= carrier.precision - 2:
+        array = jnp.asarray(on_its_side(np.asarray(given)))
+    return value._replace(array=_rounded(array, fmt, frame.arithmetic.argument_mode(path), frame), grid=grid)
 
 
 def _constant(value: Any, dtype: Any, fmt: Format, mode: Mode) -> Any:
@@ -131,7 +152,15 @@ def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode)
 
 
 def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
-    """A computed result of the carrier, rounded to the format of its operation."""
+    """A computed result, rounded to the format of its operation, in the carrier of its dtype.
+
+    What was computed in a wider carrier (of float64 or 64-bit integers) is rounded there, once, before it moves.
+    """
+    held = _settled(result, dtype, eqn, arrays, frame)
+    return held._replace(array=as_typed(held.array, carrier_dtype(dtype, frame.arithmetic.carrier)))
+
+
+def _settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
     name = eqn.primitive.name
     fmt = _format(name, dtype, frame)
     mode = frame.arithmetic.mode_of(name, frame.path)
@@ -221,17 +250,26 @@ def _by_itself(operation: Callable[..., Array], x: Array, y: Array) -> Array:
 
 
 def _converted(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """A conversion; of a 32-bit integer, one that keeps its side of the ties that its 24 leading bits alone may look like."""
-    x, var = arrays[0], eqn.outvars[0]
-    wide = np.dtype(x.dtype).itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)
-    if not (wide and is_float(var.aval.dtype)) or carrier_dtype(var.aval.dtype, frame.arithmetic.carrier) != jnp.float32:
+    """A conversion to floats, in a carrier that has the number itself: a float's own; for an integer, as the sum of its halves."""
+    x, dtype = arrays[0], eqn.outvars[0].aval.dtype
+    if not is_float(dtype):
         return _plain(eqn, arrays, frame)
-    fmt = _format("convert_element_type", var.aval.dtype, frame)
-    if is_concrete(fmt) and fmt.precision > 22:
+    if is_float(x.dtype):
+        return x if x.dtype == jnp.float64 else _plain(eqn, arrays, frame)
+    bits = 8 * np.dtype(x.dtype).itemsize
+    carrier = FLOAT64_CARRIER if bits == 64 else CARRIERS[np.dtype(carrier_dtype(dtype, frame.arithmetic.carrier)).name]
+    fmt = _format("convert_element_type", dtype, frame)
+    mode = frame.arithmetic.mode_of("convert_element_type", frame.path)
+    if not jnp.issubdtype(x.dtype, jnp.integer) or bits < carrier.precision:
         return _plain(eqn, arrays, frame)
     integer = jnp.asarray(x)
-    low = integer & np.asarray(0xFFFF, integer.dtype)
-    return sum_to_odd((integer - low).astype(jnp.float32), low.astype(jnp.float32))
+    if mode is nearest_even and _holds_all(fmt, carrier):
+        return integer.astype(carrier.dtype)
+    low = integer & np.asarray((1 << bits // 2) - 1, integer.dtype)
+    halves = (integer - low).astype(carrier.dtype), low.astype(carrier.dtype)
+    if isinstance(mode, Stochastic) or (is_concrete(fmt) and fmt.precision <= carrier.precision - 2):
+        return sum_to_odd(*halves)  # from which the rounding that follows is right
+    return round_once(*two_sum(*halves, carrier), halves, fmt, mode, None, carrier)
 
 
 def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:

@@ -92,7 +92,7 @@ def _argument(array: Any, var: Any, path: tuple[str, ...], number: int, frame: F
     held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
     if not is_float(dtype):
         return held
-    entered = rounded_argument(held, dtype, path, frame)
+    entered = rounded_argument(held, array, dtype, path, frame)
     if frame.noticed is not None and entered.array is not held.array:
         frame.noticed(held, entered.array, f"argument {'/'.join(path)}", dtype, (-1, number), frame)
     return entered
