@@ -89,7 +89,8 @@ def _returned(array: Any, var: Any) -> Any:
 
 def _argument(array: Any, var: Any, path: tuple[str, ...], number: int, frame: Frame) -> Held:
     dtype = dtype_of(var)
-    held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
+    with np.errstate(over="ignore"):  # of NumPy's float64, of which what enters is made
+        held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
     if not is_float(dtype):
         return held
     entered = rounded_argument(held, array, dtype, path, frame)
