@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
-from precisionlab.formats import Format, is_concrete, name_of
+from precisionlab.formats import FORMATS, Format, is_concrete, name_of
 from precisionlab.modes import check_mode
 
 __all__ = [
@@ -137,8 +138,8 @@ def every_rule(rules: Any) -> Iterator[Any]:
         yield from every_rule(value)
 
 
-def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> None:
-    """Raise unless the rules give formats that fit the carrier.
+def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER, **advice: str) -> None:
+    """Raise unless the rules give formats that fit the carrier; `wider=` says how its user has a wider one.
 
     Raises:
         TypeError: if a value is neither a Format nor None (a block format, for a matrix product).
@@ -156,9 +157,20 @@ def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> N
         if value is None:
             continue
         if not isinstance(value, Format):
-            raise TypeError(f"{where}: a rule must be a Format such as precisionlab.BFLOAT16, or None; got {value!r}.")
+            raise TypeError(
+                f"{where}: a rule must be a Format such as precisionlab.BFLOAT16, or None; got {value!r}{_meant(value)}."
+            )
         if is_concrete(value):
-            require_fits(value, carrier, where)
+            require_fits(value, carrier, where, **advice)
+
+
+def _meant(value: Any) -> str:
+    """The format whose name, or dtype, stands in its place."""
+    try:
+        name = value if isinstance(value, str) else np.dtype(value).name
+    except TypeError:
+        return ""
+    return f'; pass precisionlab.FORMATS["{name}"]' if name in FORMATS else ""
 
 
 def check_mode_rules(rules: Any, where: str) -> None:

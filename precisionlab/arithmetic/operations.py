@@ -250,7 +250,7 @@ def _by_itself(operation: Callable[..., Array], x: Array, y: Array) -> Array:
 
 
 def _converted(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """A conversion to floats, in a carrier that has the number itself: a float's own; for an integer, as the sum of its halves."""
+    """A conversion to floats, in a carrier that has the number: a float's own; an integer's, as the sum of its halves."""
     x, dtype = arrays[0], eqn.outvars[0].aval.dtype
     if not is_float(dtype):
         return _plain(eqn, arrays, frame)

@@ -30,7 +30,7 @@ from precisionlab.arithmetic.programs import Program, equations, program_of
 from precisionlab.arithmetic.reports import ErrorProfile, Operation
 from precisionlab.arithmetic.seen import NEVER, Counts, Seen, compared
 from precisionlab.arithmetic.shadows import in_float64, moved
-from precisionlab.arithmetic.simulation import arithmetic_of, random_words
+from precisionlab.arithmetic.simulation import arithmetic_of, check_function, random_words
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.policy import Policy
@@ -64,6 +64,7 @@ def error_profile(
     *,
     mode: Mode | Rules | Policy = nearest_even,
     accumulation: Accumulation | None = None,
+    carrier: Any = None,
 ) -> Callable[..., ErrorProfile]:
     """Which operation of a function costs how much accuracy in a format.
 
@@ -72,6 +73,7 @@ def error_profile(
         fmt_or_policy: as in `simulate`.
         mode: as in `simulate`; stochastic modes need `key=` in the call.
         accumulation: as in `simulate`.
+        carrier: as in `simulate`.
 
     Returns:
         `profile(*args, key=None, **kwargs) -> ErrorProfile`: print it for a table, worst first; `.operations` is the data,
@@ -87,16 +89,14 @@ def error_profile(
         >>> profile.first_nonfinite.primitive, [op.primitive for op in profile.operations]
         ('mul', ['argument 0', 'exp', 'mul', 'reduce_sum'])
     """
-    arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, None)
+    check_function("error_profile", fun)
+    arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, carrier)
 
     def profile(*args: Any, key: Any = None, **kwargs: Any) -> ErrorProfile:
-        leaves = jax.tree.leaves((args, kwargs, key))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise TypeError(
-                "error_profile: it reports what it sees, and cannot itself be jitted or vmapped; call it outside of both."
-            )
+        _refuse_traced((args, kwargs, key, arithmetic.formats))
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
+        _refuse_traced(program.consts)
         if any(eqn.primitive.name == "shard_map" for eqn, _ in equations(program.jaxpr, arithmetic)):
             raise ValueError("error_profile: the function is sharded with shard_map; profile it on one device, without.")
         watch = _Watch({})
@@ -108,6 +108,14 @@ def error_profile(
             return ErrorProfile(watch.rows(frame.records, carried), program.finish(results), carried)
 
     return profile
+
+
+def _refuse_traced(values: Any) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
+        raise TypeError(
+            "error_profile: it reports what it sees, and cannot itself be jitted or vmapped, over formats neither; call it "
+            "outside of both."
+        )
 
 
 class _Watch(NamedTuple):

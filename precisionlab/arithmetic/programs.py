@@ -4,6 +4,7 @@ What cannot be simulated operation by operation is found here, before anything r
 """
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     given, tree = jax.tree.flatten_with_path((args, kwargs))
     leaves = [leaf for _, leaf in given]
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
+    paths = [tuple(keystr((key,), simple=True) for key in given[index][0][1:]) for index in places]
+    _refuse_dtypes([leaves[index] for index in places], paths, where)
     results: list[Any] = []
     structures: list[Any] = []
 
@@ -129,13 +132,24 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     closed = jax.make_jaxpr(flat)(*arrays)
     moving = [isinstance(leaf, _ARRAYS) for leaf in results]
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
-    paths = [tuple(keystr((key,), simple=True) for key in given[index][0][1:]) for index in places]
     program = Program(closed.jaxpr, closed.consts, arrays, paths, still, moving, structures[0])
     found = list(equations(program.jaxpr, arithmetic))
     _survey(program, found, arithmetic, where)
     _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
     _warn_of_unknown_arguments(arithmetic, program.paths, where)
     return program
+
+
+def _refuse_dtypes(arrays: list[Any], paths: list[tuple[str, ...]], where: str) -> None:
+    for array, path in zip(arrays, paths, strict=True):
+        if isinstance(array, jax.Array):
+            continue
+        too_wide = array.dtype.itemsize > {"f": 8, "c": 16}.get(array.dtype.kind, math.inf)
+        if array.dtype.kind in "OSUMm" or too_wide:
+            raise TypeError(
+                f"{where}: the argument {'/'.join(path)} has the dtype {array.dtype}, which JAX does not have; convert numbers "
+                f"first, with x.astype(np.float64), and close over what is no number: {where}(lambda x: fun(x, other), fmt)(x)."
+            )
 
 
 def _warn_of_unknown_scopes(arithmetic: Arithmetic, paths: list[tuple[str, ...]], where: str) -> None:
