@@ -139,7 +139,7 @@ def test_a_path_that_does_not_exist_is_told():
         (Rules(BFLOAT16, arguments={"0//w": FLOAT32}), ValueError, "names must be non-empty text"),
         (Rules(BFLOAT16, arguments={0: FLOAT32}), ValueError, "names must be non-empty text; got 0"),
         (Rules(BFLOAT16, arguments={"0": "float32"}), TypeError, "a rule must be a Format"),
-        (Rules(BFLOAT16, arguments={"0": Rules(FLOAT32)}), TypeError, 'the rule for the argument "0" must be one format or None'),
+        (Rules(BFLOAT16, arguments={"0": Rules(FLOAT32)}), TypeError, 'the argument "0" must be one format or None'),
         (Rules(BFLOAT16, scopes={"a": Rules(BFLOAT16, arguments={"0": None})}), ValueError, "belong into the outermost Rules"),
         (Rules(BFLOAT16, arguments={"0": pl.MXFP8_E4M3}), ValueError, "blocks with shared scales"),
     ],

@@ -18,6 +18,7 @@ from jax.tree_util import keystr
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
+from precisionlab.arithmetic.entering import rounded_argument
 from precisionlab.arithmetic.equations import (
     floats_taken,
     is_sampler,
@@ -28,7 +29,6 @@ from precisionlab.arithmetic.equations import (
     weakly_typed,
 )
 from precisionlab.arithmetic.frames import Arithmetic, Frame, Held
-from precisionlab.arithmetic.operations import rounded_argument
 from precisionlab.arithmetic.walking import finished, handler_of, raw, walk
 from precisionlab.primitives import EXACT, KNOWN, ROUNDED
 from precisionlab.rules import Rules, argument_matches, is_named, is_strict, named_primitives, scope_matches

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from precisionlab.arithmetic.carrying import as_typed, carried, carrier_dtype, dtype_of
+from precisionlab.arithmetic.entering import entered
 from precisionlab.arithmetic.frames import UNKNOWN, Frame, Held
-from precisionlab.arithmetic.operations import entered
 
 __all__ = ["REFERENCES", "is_reference"]
 

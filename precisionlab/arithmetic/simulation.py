@@ -9,8 +9,8 @@
     simulate(f, None)                                           as written: each operation rounded to its own dtype
 
 Hardware that has one format stores nothing else: the arguments and constants of the function are rounded as well
-(`Rules(arguments=...)` exempts single ones), and an operation reads its operands in its own format. A cast is one rounding of the
-exact number, from float64 and 64-bit integers too. Moves, comparisons, selections, minima and maxima are exact. Products of
+(`Rules(arguments=...)` exempts single ones), and an operation reads its operands in its own format. A cast is one rounding of
+the exact number, from float64 and 64-bit integers too. Moves, comparisons, selections, minima and maxima are exact. Products of
 matrices, convolutions and sums are what matrix units give: exact products, float32 partial sums, one rounding at the end;
 `accumulation` chooses otherwise. A draw of `jax.random` is one operation. An operation that one rounding would misrepresent (a
 factorization, a Fourier transform, a callback) is refused unless a rule names its primitive, which is then rounded as a whole.

@@ -23,6 +23,7 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic.applying import apply_in_place
 from precisionlab.arithmetic.carrying import carried, double, dtype_of, is_float, native
 from precisionlab.arithmetic.derivatives import with_derivative_of
+from precisionlab.arithmetic.entering import entered
 from precisionlab.arithmetic.equations import (
     closed,
     combiner,
@@ -39,7 +40,6 @@ from precisionlab.arithmetic.equations import (
     while_loop,
 )
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Arithmetic, Frame, Held, opened
-from precisionlab.arithmetic.operations import entered
 from precisionlab.arithmetic.references import REFERENCES, is_reference
 from precisionlab.primitives import EXACT, ROUNDED
 from precisionlab.randomness import fold, key_rows
