@@ -96,7 +96,10 @@ def carrier_of(dtype: Any, where: str = "precisionlab") -> Carrier:
         >>> carrier_of("float32").precision
         24
     """
-    name = np.dtype(dtype).name
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        raise TypeError(f"{where}: a carrier is a dtype, jnp.float32 or jnp.float64; got {dtype!r}.") from None
     if name not in CARRIERS:
         raise TypeError(
             f"{where}: values of dtype {name} cannot carry a simulated format; allowed are float32 and float64; "

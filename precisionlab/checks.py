@@ -66,8 +66,8 @@ def check_format(fmt: Format, carrier: Any = None) -> None:
 
 
 @lru_cache(maxsize=1024)
-def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
-    """Raise unless every value of the concrete format is a value of the carrier."""
+def require_fits(fmt: Format, carrier: Carrier, where: str, wider: str = "use the float64 carrier (jax.enable_x64)") -> None:
+    """Raise unless every value of the concrete format is a value of the carrier; `wider` says how to have one that is wider."""
     check_numbers(fmt)
     p, emin, largest = int(fmt.precision), int(fmt.emin), float(fmt.largest)
     name = np.dtype(carrier.dtype).name
@@ -83,8 +83,8 @@ def require_fits(fmt: Format, carrier: Carrier, where: str) -> None:
     if grid < carrier.emin - carrier.fraction_bits:
         problems.append(f"its spacing is 2^{grid}, the carrier's 2^{carrier.emin - carrier.fraction_bits}")
     if problems:
-        wider = "use the float64 carrier (jax.enable_x64)" if name == "float32" else "choose a smaller format"
-        raise ValueError(f"{where}: {name_of(fmt)} does not fit its carrier {name}: {'; '.join(problems)}; {wider}.")
+        advice = wider if name == "float32" else "choose a smaller format"
+        raise ValueError(f"{where}: {name_of(fmt)} does not fit its carrier {name}: {'; '.join(problems)}; {advice}.")
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ A `Rules` value holds formats, or rounding modes, for the operations of a progra
     Rules(FLOAT8_E4M3FN, scopes={"layernorm": FLOAT32})          layer norm in float32, the rest in e4m3fn
     Rules(BFLOAT16, primitives={"exp": FLOAT32})                 exponentials in float32
     Rules(BFLOAT16, primitives={"dot_general": MXFP8_E4M3})      matrix products on blocks with shared scales
+    Rules(BFLOAT16, scopes={"rope": FLOAT32}, arguments={"1/positions": None})   that argument enters as it is
 
 The innermost `jax.named_scope` with a rule decides, then the primitive, then the default. A rule may itself be a `Rules`, for
 what lies inside a scope.
@@ -15,16 +16,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
-from precisionlab.formats import Format, is_concrete, name_of
+from precisionlab.formats import FORMATS, Format, is_concrete, name_of
 from precisionlab.modes import check_mode
 
 __all__ = [
-    "Rules", "check_mode_rules", "check_rules", "describe_rules", "every_rule", "is_named", "is_strict", "named_primitives",
-    "resolve", "scope_matches",
+    "Rules", "argument_matches", "check_mode_rules", "check_rules", "describe_rules", "every_rule", "is_named", "is_strict",
+    "named_primitives", "resolve", "resolve_argument", "scope_matches",
 ]  # fmt: skip
 
 
@@ -36,6 +38,10 @@ class Rules(NamedTuple):
         primitives: by the name of a JAX primitive, such as "exp", "dot_general", "reduce_sum".
         scopes: by `jax.named_scope`. "norm" is any scope of that name, at any depth; "block_0/norm" one directly inside the
             other; `*` and `?` stand for anything within a name.
+        arguments: formats in which arguments enter the function, where not in the default; None for their own dtype. By their
+            path, from its beginning: "1" is all of the second positional argument, "1/positions" an entry of it, "mask" an
+            argument by keyword; `*` and `?` stand for anything within a name, `**` for any names: "0/**/scale". Moves leave an
+            argument as it entered; an operation still reads it in the operation's own format. Outermost rules alone.
         strict: refuse a primitive that is not known, rather than warn and round its results alone.
 
     A rule for a primitive that is no single operation (a loop, a factorization, one that a library brings) makes it one: it
@@ -52,13 +58,14 @@ class Rules(NamedTuple):
     primitives: Mapping[str, Any] = {}
     scopes: Mapping[str, Any] = {}
     strict: bool = False
+    arguments: Mapping[str, Any] = {}
 
 
 # Whether rules are strict is not a number: it must not be traced with the formats.
 jax.tree_util.register_pytree_node(
     Rules,
-    lambda rules: ((rules.default, rules.primitives, rules.scopes), rules.strict),
-    lambda strict, parts: Rules(*parts, strict),
+    lambda rules: ((rules.default, rules.primitives, rules.scopes, rules.arguments), rules.strict),
+    lambda strict, parts: Rules(*parts[:3], strict, parts[3]),
 )
 
 
@@ -72,6 +79,28 @@ def resolve(rules: Any, primitive: str, path: tuple[str, ...]) -> Any:
             longest = max(patterns, key=lambda pattern: pattern.count("/"))
             return resolve(rules.scopes[longest], primitive, path[depth:])
     return resolve(rules.primitives.get(primitive, rules.default), primitive, path)
+
+
+def resolve_argument(rules: Any, path: tuple[str, ...]) -> Any:
+    """What the rules say of an argument as it enters: the longest pattern that its path begins with, else the default."""
+    if isinstance(rules, Rules):
+        patterns = [pattern for pattern in rules.arguments if argument_matches(pattern, path)]
+        if patterns:
+            return rules.arguments[max(patterns, key=lambda pattern: pattern.count("/"))]
+    return resolve(rules, "", ())
+
+
+def argument_matches(pattern: str, path: tuple[str, ...]) -> bool:
+    """Whether the path of an argument begins with a pattern."""
+
+    def begins(parts: list[str], names: tuple[str, ...]) -> bool:
+        if not parts:
+            return True
+        if parts[0] == "**":
+            return any(begins(parts[1:], names[skipped:]) for skipped in range(len(names) + (len(parts) == 1)))
+        return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and begins(parts[1:], names[1:])
+
+    return begins(pattern.split("/"), path)
 
 
 def is_named(rules: Any, name: str) -> bool:
@@ -105,12 +134,12 @@ def every_rule(rules: Any) -> Iterator[Any]:
     if not isinstance(rules, Rules):
         yield rules
         return
-    for value in (rules.default, *rules.primitives.values(), *rules.scopes.values()):
+    for value in (rules.default, *rules.primitives.values(), *rules.scopes.values(), *rules.arguments.values()):
         yield from every_rule(value)
 
 
-def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> None:
-    """Raise unless the rules give formats that fit the carrier.
+def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER, **advice: str) -> None:
+    """Raise unless the rules give formats that fit the carrier; `wider=` says how its user has a wider one.
 
     Raises:
         TypeError: if a value is neither a Format nor None (a block format, for a matrix product).
@@ -128,9 +157,20 @@ def check_rules(rules: Any, where: str, carrier: Carrier = FLOAT32_CARRIER) -> N
         if value is None:
             continue
         if not isinstance(value, Format):
-            raise TypeError(f"{where}: a rule must be a Format such as precisionlab.BFLOAT16, or None; got {value!r}.")
+            raise TypeError(
+                f"{where}: a rule must be a Format such as precisionlab.BFLOAT16, or None; got {value!r}{_meant(value)}."
+            )
         if is_concrete(value):
-            require_fits(value, carrier, where)
+            require_fits(value, carrier, where, **advice)
+
+
+def _meant(value: Any) -> str:
+    """The format whose name, or dtype, stands in its place."""
+    try:
+        name = value if isinstance(value, str) else np.dtype(value).name
+    except TypeError:
+        return ""
+    return f'; pass precisionlab.FORMATS["{name}"]' if name in FORMATS else ""
 
 
 def check_mode_rules(rules: Any, where: str) -> None:
@@ -156,7 +196,9 @@ def describe_rules(rules: Any) -> str:
     if not isinstance(rules, Rules):
         return str(rules)
     exceptions = [
-        f"{name}: {describe_rules(rule)}" for table in (rules.scopes, rules.primitives) for name, rule in table.items()
+        f"{kind}{name}: {describe_rules(rule)}"
+        for kind, table in (("", rules.scopes), ("", rules.primitives), ("argument ", rules.arguments))
+        for name, rule in table.items()
     ]
     return describe_rules(rules.default) + (f" ({', '.join(exceptions)})" if exceptions else "")
 
@@ -169,17 +211,23 @@ def _values(rules: Any, primitive: str | None) -> Iterator[tuple[Any, str | None
     yield from _values(rules.default, primitive)
     for name, value in rules.primitives.items():
         yield from _values(value, name)
-    for value in rules.scopes.values():
+    for value in (*rules.scopes.values(), *rules.arguments.values()):
         yield from _values(value, None)
 
 
-def _check_names(rules: Any, where: str) -> None:
+def _check_names(rules: Any, where: str, outermost: bool = True) -> None:
     if not isinstance(rules, Rules):
         return
-    for table, kind in ((rules.primitives, "primitives"), (rules.scopes, "scopes")):
+    if rules.arguments and not outermost:
+        raise ValueError(f"{where}: Rules.arguments belong into the outermost Rules: an argument enters before any scope does.")
+    tables = ((rules.primitives, "primitives"), (rules.scopes, "scopes"), (rules.arguments, "arguments"))
+    for table, kind in tables:
         if not isinstance(table, Mapping):
             raise TypeError(f'{where}: Rules.{kind} must be a dict such as {{"name": precisionlab.FLOAT32}}; got {table!r}.')
         for name, value in table.items():
             if not isinstance(name, str) or not all(name.split("/")):
                 raise ValueError(f"{where}: Rules.{kind} names must be non-empty text; got {name!r}.")
-            _check_names(value, where)
+            if kind == "arguments" and isinstance(value, Rules):
+                raise TypeError(f'{where}: the rule for the argument "{name}" must be one format or None; got {value!r}.')
+            _check_names(value, where, outermost=False)
+    _check_names(rules.default, where, outermost=False)

@@ -38,6 +38,11 @@ def only(profile: ErrorProfile, primitive: str) -> Operation:
     return operation
 
 
+def computed(profile: ErrorProfile) -> list[Operation]:
+    """The rows of operations alone, without those of what is rounded as it is read."""
+    return [op for op in profile.operations if op.kind == "operation"]
+
+
 def test_numbers_against_a_hand_computation():
     def fun(x, y):
         with jax.named_scope("first"):
@@ -56,7 +61,7 @@ def test_numbers_against_a_hand_computation():
         ("div", "", 3, relative(quotients, h / 3.0), relative(quotients, exact / 3.0)),
         ("reduce_sum", "", 1, relative(total, np.sum(quotients)), relative(total, np.sum(exact / 3.0))),
     ]
-    got = [(op.primitive, op.scope, op.entries, op.introduced, op.carried) for op in profile.operations]
+    got = [(op.primitive, op.scope, op.entries, op.introduced, op.carried) for op in computed(profile)]
     for mine, theirs in zip(got, expected, strict=True):
         assert mine[:3] == theirs[:3]
         assert mine[3:] == pytest.approx(theirs[3:], rel=1e-12, abs=1e-15)
@@ -64,7 +69,7 @@ def test_numbers_against_a_hand_computation():
     assert_same(profile.value, np.float32(total))
     assert profile.first_nonfinite is None
     assert profile.first_underflow is None
-    assert "test_error_profile.py:" in profile.operations[0].source
+    assert "test_error_profile.py:" in computed(profile)[0].source
 
 
 def test_the_value_is_what_simulate_gives():
@@ -111,9 +116,11 @@ def test_results_that_are_zero_or_no_floats(fun):
 
 
 def test_the_argument_alone():
-    """What rounding the arguments does is carried, and introduced by no operation."""
+    """What rounding it introduced is all that there is."""
     profile = error_profile(lambda x: x, E4M3)(X)
-    assert profile.operations == ()
+    (row,) = profile.operations
+    assert (row.primitive, row.kind, row.entries, row.scope, row.source) == ("argument 0", "argument", 3, "", "-")
+    assert row.introduced == row.carried == profile.carried
     assert profile.carried == pytest.approx(relative(rounded(X), np.float64(X)), rel=1e-12)
 
 
@@ -149,8 +156,9 @@ def test_underflow_is_counted():
     x = np.float32([1.0, 2.0, 8.0, 0.0, -1.0])
     profile = error_profile(fun, E4M3)(x)
     # 2^-12 itself is zero in e4m3fn, whose smallest value is 2^-9; so every product is exactly what its operands say.
-    assert [op.underflowed for op in profile.operations] == [0, 0, 0]
-    assert profile.operations[0].carried == 1.0
+    assert [op.underflowed for op in computed(profile)] == [0, 0, 0]
+    assert (profile.first_underflow.primitive, profile.first_underflow.kind) == ("constant 0.0002441", "constant")
+    assert computed(profile)[0].carried == 1.0
     profile = error_profile(lambda x: (x * np.float32(2.0**-9), x * 0.0), E4M3)(np.float32([0.25, 0.5, 0.75, 1.0, 0.0, -0.25]))
     assert [op.underflowed for op in profile.operations] == [3, 0]  # 2^-11 twice, and the tie at 2^-10
     assert profile.first_underflow == profile.operations[0]
@@ -235,9 +243,9 @@ def test_scopes_and_rules():
         return x / 7.0
 
     profile = error_profile(fun, Rules(E4M3, scopes={"block/norm": FLOAT32}))(X)
-    assert [op.scope for op in profile.operations] == ["block/norm", "mlp", ""]
-    assert profile.operations[0].introduced < 2.0**-24
-    assert all(op.introduced > 2.0**-8 for op in profile.operations[1:])
+    assert [op.scope for op in computed(profile)] == ["block/norm", "mlp", ""]
+    assert computed(profile)[0].introduced < 2.0**-24
+    assert all(op.introduced > 2.0**-8 for op in computed(profile)[1:])
     errors = profile.by_scope()
     assert list(errors.values()) == sorted(errors.values(), reverse=True)
     assert set(errors) == {"block/norm", "mlp", ""}
@@ -278,7 +286,7 @@ def test_functions_with_their_own_derivatives(name):
         return lax.custom_linear_solve(lambda v: 3.0 * v, x, lambda _, b: b / 3.0, symmetric=True)
 
     profile = error_profile({"custom_jvp": by_jvp, "custom_vjp": by_vjp, "custom_linear_solve": solve}[name], E4M3)(X)
-    assert [op.primitive for op in profile.operations] == ["div"]
+    assert [op.primitive for op in profile.operations] == ["argument 0", "div"]
     assert profile.carried == pytest.approx(relative(rounded(rounded(X) / 3), np.float64(X) / 3), rel=1e-12)
 
 
@@ -287,7 +295,7 @@ def test_the_table_prints_the_worst_first():
         with jax.named_scope("fine"):
             y = x * 2.0
         with jax.named_scope("coarse"):
-            z = y / 3.0
+            z = y / 3.5
         with jax.named_scope("middle"):
             return jnp.exp(z) * 1.001953125
 
@@ -297,11 +305,13 @@ def test_the_table_prints_the_worst_first():
     lines = profile.table().splitlines()
     assert lines[0].split() == ["operation", "scope", "introduced", "carried", "underflowed", "not", "finite", "where"]
     assert lines[1].split()[:2] == ["div", "coarse"]
+    assert lines[2].split()[:4] == ["operand", "of", "div", "coarse"]  # what was bfloat16 is read as e5m2
     assert lines[-1] == f"relative error of the results: {profile.carried:.3g}"
-    assert len({line.index("test_error_profile.py") for line in lines[1:-1]}) == 1  # a table has columns
+    places = {line.index("test_error_profile.py") for line in lines[1:-1] if not line.startswith("argument")}
+    assert len(places) == 1  # a table has columns
     short = profile.table(rows=2).splitlines()
     assert len(short) == 5
-    assert short[3] == "... and 2 more"
+    assert short[3] == f"... and {len(profile.operations) - 2} more"
     assert str(profile) == profile.table()
 
 
@@ -311,13 +321,13 @@ def test_what_is_random_has_the_random_modes_and_the_samplers():
     x = np.tile(X, 8)
     profile = third(x, key=key)
     assert_same(profile.value, jax.jit(simulate(lambda x: x / 3.0, BFLOAT16, mode=pl.stochastic))(x, key=key))
-    assert 0 < profile.operations[0].introduced < 2.0**-7
+    assert 0 < computed(profile)[0].introduced < 2.0**-7
     drawn = error_profile(lambda key: jax.random.normal(key, (50,)) * 3.0, E4M3)(key)  # draws are taken as given
-    assert [op.primitive for op in drawn.operations] == ["mul"]
+    assert [op.primitive for op in computed(drawn)] == ["mul"]
     given = rounded(jax.random.normal(key, (50,)))
     assert drawn.carried == pytest.approx(relative(rounded(given * 3), given * 3), rel=1e-12)
     passed = error_profile(lambda x, *, key: x * jax.random.uniform(key), E4M3)(X, key=key)
-    assert [op.primitive for op in passed.operations] == ["mul"]
+    assert [op.primitive for op in computed(passed)] == ["mul"]
 
 
 def test_accumulation():
@@ -392,9 +402,9 @@ def test_plot():
         with jax.named_scope("grows"):
             y = x * 16.0
         with jax.named_scope("breaks"):
-            return y * 300.0 / 7.0
+            return y * 256.0 / 7.0
 
-    ax = error_profile(fun, E4M3)(X).plot()
+    ax = error_profile(fun, E4M3)(np.float32([1.0, 0.5, 2.0])).plot()
     try:
         assert list(ax.lines[0].get_xdata()) == [0, 1, 2]
         assert ax.get_yscale() == "log"
@@ -402,7 +412,7 @@ def test_plot():
         assert "results not finite" in [text.get_text() for text in ax.get_legend().get_texts()]
         third = error_profile(lambda x: x / 3.0, E4M3)(X)
         assert third.plot(ax) is ax
-        assert ax.lines[-1].get_ydata() == [third.operations[0].introduced]
+        assert list(ax.lines[-1].get_ydata()) == [row.introduced for row in third.operations]
     finally:
         pyplot.close(ax.figure)
 
@@ -414,5 +424,5 @@ def test_a_profile_is_not_jitted():
 
 def test_a_reduction_by_a_function_is_profiled_over_its_applications():
     profile = pl.error_profile(lambda x: jax.lax.reduce(x, jnp.float32(0), lambda a, b: a + b * 0.7, (1,)), pl.BFLOAT16)
-    seen = profile(jnp.ones((3, 5))).operations
+    seen = computed(profile(jnp.ones((3, 5))))
     assert [(operation.primitive, operation.entries) for operation in seen] == [("mul", 15), ("add", 15)]

@@ -10,13 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from precisionlab._typing import Array
 from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
 from precisionlab.formats import FORMATS, Format
 
-__all__ = ["as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "dtype_of", "format_of_dtype", "is_float", "native"]
+__all__ = [
+    "as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "double", "dtype_of", "format_of_dtype", "is_float",
+    "is_on_host", "native", "on_its_side",
+]  # fmt: skip
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -55,6 +59,20 @@ def carried(x: Any, dtype: Any, carrier: Any) -> Any:
     return x.astype(wide)
 
 
+def is_on_host(*arrays: Any) -> bool:
+    """Whether these are numbers that there are already, rather than traced ones, in dtypes that NumPy itself has."""
+    return not any(isinstance(array, Tracer) for array in arrays) and all(
+        isinstance(array.dtype, np.dtype) and array.dtype.kind in "biuf" for array in arrays
+    )
+
+
+def double(x: Any) -> Any:
+    """A carried value in float64, exactly, by NumPy if it is not traced; integers as they are."""
+    if not is_float(x.dtype):
+        return x
+    return np.asarray(x).astype(np.float64) if is_on_host(x) else carried(x, x.dtype, jnp.float64)
+
+
 def as_typed(x: Array, dtype: Any) -> Array:
     """A carried value in the dtype that the program names; exact where that dtype has the value."""
     if x.dtype == dtype or not is_float(dtype):
@@ -64,6 +82,7 @@ def as_typed(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
+@jax.custom_jvp
 def _narrowed(x: Array) -> Array:
     """Float64 as float32, subnormals included: casts flush those on CPUs, an integer count of the smallest one does not."""
     units = (x * 2.0**149).astype(jnp.int32).astype(jnp.uint32)
@@ -73,6 +92,18 @@ def _narrowed(x: Array) -> Array:
     )
     magnitude = jnp.where(sign != 0, jnp.uint32(0) - units, units)
     return jnp.where(small, from_bits(magnitude | sign, FLOAT32_CARRIER), x.astype(jnp.float32))
+
+
+_narrowed.defjvp(lambda primals, tangents: (_narrowed(*primals), tangents[0].astype(jnp.float32)))
+
+
+def on_its_side(x: np.ndarray) -> np.ndarray:
+    """NumPy's float64 rounded to odd in float32: one more rounding, to two bits less at least, is one of the number itself."""
+    with np.errstate(all="ignore"):
+        near = np.asarray(x.astype(np.float32))
+    wide, bits = near.astype(np.float64), near.view(np.uint32)
+    inexact = (wide != x) & ~np.isnan(x)
+    return np.asarray((bits - (np.abs(wide) > np.abs(x))) | inexact, np.uint32).view(np.float32)
 
 
 def bound(eqn: JaxprEqn, arrays: list[Any], carrier: Any, **changes: Any) -> list[Array]:

@@ -11,7 +11,7 @@ from precisionlab.arithmetic.accumulation import Accumulation
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.randomness import key_rows
-from precisionlab.rules import Rules, resolve
+from precisionlab.rules import Rules, resolve, resolve_argument
 
 __all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
 
@@ -56,13 +56,21 @@ class Arithmetic:
     def uniform(self) -> bool:
         """Whether a single format holds everywhere, so that every value lies on its grid."""
         rules = self.formats
-        if isinstance(rules, Rules) and not rules.primitives and not rules.scopes:
+        if isinstance(rules, Rules) and not (rules.primitives or rules.scopes or rules.arguments):
             rules = rules.default
         return isinstance(rules, Format)
 
     def format_of(self, primitive: str, path: tuple[str, ...]) -> Any:
         """The rule for an operation: a format, a block format, or None for its own dtype."""
         return resolve(self.formats, primitive, path)
+
+    def argument_format(self, path: tuple[str, ...]) -> Any:
+        """The format in which an argument enters, or None for its own dtype."""
+        return resolve_argument(self.formats, path)
+
+    def argument_mode(self, path: tuple[str, ...]) -> Mode:
+        """How it is rounded to that."""
+        return resolve_argument(self.modes, path) or nearest_even
 
     def mode_of(self, primitive: str, path: tuple[str, ...]) -> Mode:
         """The rounding mode of an operation."""
@@ -83,7 +91,9 @@ class Frame:
         draws: how often the key was used, shared between the frames of one program.
         rows: the keys that were made from it last, shared likewise.
         records: what was observed, by operation; empty unless somebody looks.
-        observing: whether somebody does: derivatives are not needed then, records are.
+        noticed: `noticed(value, array, what, dtype, where, frame)`, for what is rounded as it is read (`what`: a constant, an
+            operand), at a place in the order of execution; None if nobody observes.
+        inside: whether this is a program as a whole, rather than at one of its equations.
     """
 
     arithmetic: Arithmetic
@@ -95,17 +105,30 @@ class Frame:
     draws: list[int] = field(default_factory=lambda: [0])
     rows: list[Array] = field(default_factory=list)
     records: dict[Any, Any] = field(default_factory=dict)
-    observing: bool = False
+    noticed: Callable[..., None] | None = None
+    inside: bool = True
+
+    @property
+    def observing(self) -> bool:
+        """Whether somebody observes: derivatives are not needed then, records are."""
+        return self.noticed is not None
 
     def at(self, number: int, scopes: tuple[str, ...], source: Any) -> "Frame":
         """The same program, at one of its equations."""
-        return replace(self, path=self.path + scopes, trail=(*self.trail, number), sources=(*self.sources, source))
+        trail = (*self.trail, number)
+        return replace(self, path=self.path + scopes, trail=trail, sources=(*self.sources, source), inside=False)
 
     def program(self, words: Array | None, arithmetic: Arithmetic | None = None, branch: int | None = None) -> "Frame":
         """A program within this one, with random bits and records of its own."""
         trail = self.trail if branch is None else (*self.trail, branch)
         around = (self.path, trail, self.sources)
-        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, observing=self.observing)
+        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, noticed=self.noticed)
+
+    def place(self, operand: int) -> tuple[float, ...]:
+        """Where in the order of execution an operand is read: before its equation; the results of a program, at its end."""
+        if self.inside:
+            return (*self.trail, float("inf"), operand)
+        return (*self.trail[:-1], self.trail[-1] - 0.5, operand)
 
     def next_words(self) -> Array | None:
         """A fresh raw random key, or None if nothing is drawn."""

@@ -3,13 +3,10 @@
 An operation reads its operands in its own format, computes in the carrier, and rounds the result once. In a carrier of at least
 2p + 2 bits that equals one correct rounding of the exact sum, difference, product, quotient or square root under a nearest
 mode (Figueroa 1995); where it does not, sums are made exact first. Elementary functions are evaluated in the carrier.
-
-What lies on the right grid already is not rounded again.
 """
 
-import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,31 +18,48 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic import products
 from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
-from precisionlab.arithmetic.carrying import bound, carrier_dtype, carrier_for, format_of_dtype, is_float, native
+from precisionlab.arithmetic.carrying import (
+    as_typed,
+    bound,
+    carrier_dtype,
+    carrier_for,
+    is_float,
+    native,
+)
 from precisionlab.arithmetic.convolutions import rounded_convolution
-from precisionlab.arithmetic.exact_sums import sum_to_odd
+from precisionlab.arithmetic.entering import entered, format_of, holds_all, rounded
+from precisionlab.arithmetic.exact_sums import round_once, sum_to_odd, two_sum
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.blocks import BlockFormat
-from precisionlab.carriers import CARRIERS, Carrier, uncontracted
-from precisionlab.formats import Format, is_concrete
+from precisionlab.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted
+from precisionlab.formats import is_concrete
 from precisionlab.grids import neighbors
 from precisionlab.modes import Mode, Stochastic, downward, nearest_even
 from precisionlab.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
-from precisionlab.rounding import round_carrier, round_result, round_to, stored
+from precisionlab.rounding import stored
 
-__all__ = ["entered", "is_rounded", "operate", "results_of", "rounded_argument", "settled"]
+__all__ = ["is_rounded", "operands_of", "operate", "results_of", "rounded_results"]
 
 
 def operate(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     """The values of one equation, rounded by the rules of its frame."""
-    name = eqn.primitive.name
-    arrays = [entered(value, name, var.aval.dtype, frame) for value, var in zip(inputs, eqn.invars, strict=True)]
-    results = results_of(eqn, arrays, frame)
+    operands = operands_of(eqn, inputs, frame)
+    return rounded_results(eqn, inputs, operands, results_of(eqn, operands, frame), frame)
+
+
+def operands_of(eqn: Any, inputs: list[Held], frame: Frame) -> list[Any]:
+    """The values of one equation's operands, as it reads them."""
+    pairs = enumerate(zip(inputs, eqn.invars, strict=True))
+    return [entered(value, eqn.primitive.name, var.aval.dtype, frame, place) for place, (value, var) in pairs]
+
+
+def rounded_results(eqn: Any, inputs: list[Held], operands: list[Any], results: list[Any], frame: Frame) -> list[Held]:
+    """The results of one equation, rounded by the rules of its frame."""
     if not is_rounded(eqn, frame):
         grid = _common_grid(eqn, inputs, frame)
         return [Held(result, grid) for result in results]
     return [
-        settled(result, var.aval.dtype, eqn, arrays, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
+        settled(result, var.aval.dtype, eqn, operands, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
         for result, var in zip(results, eqn.outvars, strict=True)
     ]
 
@@ -56,64 +70,23 @@ def is_rounded(eqn: Any, frame: Frame) -> bool:
     if not any(is_float(var.aval.dtype) for var in eqn.outvars):
         return False
     if name in FLIPS_SIGN:
-        fmt = _format(name, eqn.outvars[0].aval.dtype, frame)
+        fmt = format_of(name, eqn.outvars[0].aval.dtype, frame)
         return not (isinstance(fmt.zeros, int) and fmt.zeros == 2)
     return name not in EXACT
 
 
-def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
-    """An operand in the format of the operation that reads it (no name: what only passes on, and is moved as it is)."""
-    rule = frame.arithmetic.format_of(name, frame.path)
-    if not is_float(dtype) or ((name in EXACT or not name) and value.grid != RAW):
-        return value.array
-    if isinstance(rule, BlockFormat):
-        return value.array  # the blocks run along the contraction, which the product itself knows
-    if rule is None and value.grid != RAW:
-        return value.array  # the program's own dtypes: it converts where it means to
-    fmt = rule or format_of_dtype(dtype)
-    if _same(value.grid, fmt) or (frame.arithmetic.uniform and value.grid != RAW) or _holds_all(fmt, carrier_for(value.array)):
-        return value.array
-    mode = frame.arithmetic.mode_of(name, frame.path)
-    if value.grid == RAW:
-        return _constant(value.array, dtype, fmt, nearest_even if isinstance(mode, Stochastic) else mode)
-    return _rounded(value.array, fmt, mode, frame)
-
-
-def rounded_argument(array: Array, dtype: Any, frame: Frame) -> Array:
-    """An argument of the function, in the format that holds by default."""
-    fmt = _format("", dtype, frame)
-    return array if _holds_all(fmt, carrier_for(array)) else _rounded(array, fmt, frame.arithmetic.mode_of("", ()), frame)
-
-
-def _constant(value: Any, dtype: Any, fmt: Format, mode: Mode) -> Any:
-    """A number written into the program, rounded once, by the compiler as it were: to nearest where rounding is random.
-
-    The extremes of its dtype, where masks and maxima start, become those of the format: -inf is -448 in e4m3fn, which has no
-    infinity, and so is `jnp.finfo(jnp.float32).min`.
-    """
-    if is_concrete(fmt) and not isinstance(value, jax.Array) and value.ndim == 0:
-        with jax.ensure_compile_time_eval():
-            return _scalar(float(value).hex(), value.dtype.name, np.dtype(dtype).name, fmt, mode)
-    array, top = jnp.asarray(value), float(jnp.finfo(dtype).max)
-    largest = jnp.asarray(fmt.largest).astype(array.dtype)
-    infinity = jnp.where(jnp.asarray(fmt.overflow) == jnp.inf, jnp.asarray(jnp.inf, array.dtype), largest)
-    size = jnp.where(jnp.abs(array) == jnp.inf, infinity, jnp.where(jnp.abs(array) == top, largest, jnp.abs(array)))
-    return round_to(jnp.copysign(size, array), fmt, mode)
-
-
-@lru_cache(maxsize=4096)
-def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode) -> np.ndarray:
-    value = float.fromhex(hexadecimal)  # text, because 0.0 == -0.0
-    if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
-        value = math.copysign(fmt.largest, value)
-    # Without a derivative: a function that has one would join the transformations around, and not run at once.
-    return np.asarray(round_carrier(jnp.asarray(value, carrier), fmt, mode, None, CARRIERS[carrier]))
-
-
 def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
-    """A computed result of the carrier, rounded to the format of its operation."""
+    """A computed result, rounded to the format of its operation, in the carrier of its dtype.
+
+    What was computed in a wider carrier (of float64 or 64-bit integers) is rounded there, once, before it moves.
+    """
+    held = _settled(result, dtype, eqn, arrays, frame)
+    return held._replace(array=as_typed(held.array, carrier_dtype(dtype, frame.arithmetic.carrier)))
+
+
+def _settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
     name = eqn.primitive.name
-    fmt = _format(name, dtype, frame)
+    fmt = format_of(name, dtype, frame)
     mode = frame.arithmetic.mode_of(name, frame.path)
     if name == "jit" and eqn.params["name"] == "_uniform":
         mode = downward  # a uniform number stays below its upper bound
@@ -121,38 +94,9 @@ def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame
     if name in BASIC and not is_innocuous(name, fmt, mode, carrier):
         operands = [jnp.broadcast_to(array, result.shape) for array in arrays]
         return Held(rounded_exactly(name, operands, result, fmt, mode, carrier), fmt)
-    if _holds_all(fmt, carrier) and mode is nearest_even:
+    if holds_all(fmt, carrier) and mode is nearest_even:
         return Held(stored(uncontracted(result) if name in PRODUCTS else result), fmt)
-    return Held(_rounded(result, fmt, mode, frame), fmt)
-
-
-def _format(name: str, dtype: Any, frame: Frame) -> Format:
-    rule = frame.arithmetic.format_of(name, frame.path)
-    if isinstance(rule, BlockFormat):
-        rule = frame.arithmetic.format_of("", frame.path)
-    return rule or format_of_dtype(dtype)
-
-
-def _rounded(x: Array, fmt: Format, mode: Mode, frame: Frame) -> Array:
-    return round_result(x, fmt, mode, frame.next_words() if isinstance(mode, Stochastic) else None)
-
-
-def _same(grid: Grid, fmt: Format) -> bool:
-    return grid is fmt or (isinstance(grid, Format) and is_concrete(grid) and is_concrete(fmt) and grid == fmt)
-
-
-def _holds_all(fmt: Format, carrier: Carrier) -> bool:
-    """Whether a format is its carrier, so that there is nothing to round."""
-    if not is_concrete(fmt):
-        return False
-    return (fmt.precision, fmt.emin, fmt.largest, fmt.overflow, fmt.subnormals, fmt.zeros) == (
-        carrier.precision,
-        carrier.emin,
-        float(np.finfo(carrier.dtype).max),
-        float("inf"),
-        True,
-        2,
-    )
+    return Held(rounded(result, fmt, mode, frame), fmt)
 
 
 def _common_grid(eqn: Any, inputs: list[Held], frame: Frame) -> Grid:
@@ -161,7 +105,7 @@ def _common_grid(eqn: Any, inputs: list[Held], frame: Frame) -> Grid:
     for value, var in zip(inputs, eqn.invars, strict=True):
         if is_float(var.aval.dtype):
             raw = value.grid == RAW
-            grids.append(_format(eqn.primitive.name, var.aval.dtype, frame) if raw else value.grid)
+            grids.append(format_of(eqn.primitive.name, var.aval.dtype, frame) if raw else value.grid)
     return grids[0] if grids and all(grid is grids[0] for grid in grids) else UNKNOWN
 
 
@@ -184,35 +128,49 @@ def _sum(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     if is_float(eqn.outvars[0].aval.dtype):
         for zero, other in ((0, 1), (1, 0)):
             if not isinstance(arrays[zero], jax.Array) and not np.any(arrays[zero]):
-                x = jnp.asarray(arrays[other])
-                return lax.add(x, jnp.where(x == x, jnp.asarray(arrays[zero]), jnp.asarray(jnp.nan, x.dtype)))
+                return _by_itself(lax.add, jnp.asarray(arrays[other]), jnp.asarray(arrays[zero]))
     return _plain(eqn, arrays, frame)
 
 
 def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     """A division that divides: XLA turns x / broadcast(y) into x * (1 / y), which rounds twice, unless y depends on x."""
     x, y = map(jnp.asarray, arrays)
-    return lax.div(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype))) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
+    return _by_itself(lax.div, x, y) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)  # one compilation where it runs at once
+def _by_itself(operation: Callable[..., Array], x: Array, y: Array) -> Array:
+    """One number with another that depends on it as far as compilers can tell."""
+    return operation(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype)))
 
 
 def _converted(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """A conversion; of a 32-bit integer, one that keeps its side of the ties that its 24 leading bits alone may look like."""
-    x, var = arrays[0], eqn.outvars[0]
-    wide = np.dtype(x.dtype).itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)
-    if not (wide and is_float(var.aval.dtype)) or carrier_dtype(var.aval.dtype, frame.arithmetic.carrier) != jnp.float32:
+    """A conversion to floats, in a carrier that has the number: a float's own; an integer's, as the sum of its halves."""
+    x, dtype = arrays[0], eqn.outvars[0].aval.dtype
+    if not is_float(dtype):
         return _plain(eqn, arrays, frame)
-    fmt = _format("convert_element_type", var.aval.dtype, frame)
-    if is_concrete(fmt) and fmt.precision > 22:
+    if is_float(x.dtype):
+        return x if x.dtype == jnp.float64 else _plain(eqn, arrays, frame)
+    bits = 8 * np.dtype(x.dtype).itemsize
+    carrier = FLOAT64_CARRIER if bits == 64 else CARRIERS[np.dtype(carrier_dtype(dtype, frame.arithmetic.carrier)).name]
+    fmt = format_of("convert_element_type", dtype, frame)
+    mode = frame.arithmetic.mode_of("convert_element_type", frame.path)
+    if not jnp.issubdtype(x.dtype, jnp.integer) or bits < carrier.precision:
         return _plain(eqn, arrays, frame)
     integer = jnp.asarray(x)
-    low = integer & np.asarray(0xFFFF, integer.dtype)
-    return sum_to_odd((integer - low).astype(jnp.float32), low.astype(jnp.float32))
+    if mode is nearest_even and holds_all(fmt, carrier):
+        return integer.astype(carrier.dtype)
+    low = integer & np.asarray((1 << bits // 2) - 1, integer.dtype)
+    halves = (integer - low).astype(carrier.dtype), low.astype(carrier.dtype)
+    if isinstance(mode, Stochastic) or (is_concrete(fmt) and fmt.precision <= carrier.precision - 2):
+        return sum_to_odd(*halves)  # from which the rounding that follows is right
+    return round_once(*two_sum(*halves, carrier), halves, fmt, mode, None, carrier)
 
 
 def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     """The next value of the format, not of the carrier."""
     x, towards = jnp.broadcast_arrays(*arrays)
-    below, above = neighbors(x, _format("nextafter", eqn.outvars[0].aval.dtype, frame))
+    below, above = neighbors(x, format_of("nextafter", eqn.outvars[0].aval.dtype, frame))
     return jnp.where(towards > x, above, jnp.where(towards < x, below, towards + (x - x)))
 
 

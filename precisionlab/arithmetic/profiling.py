@@ -5,13 +5,14 @@ float64 on the operands that the simulation gave it. Three numbers follow for ea
 
     introduced   |rounded - exact on the same operands| / |exact|       what this rounding added (2-norms over the entries)
     carried      |simulated - float64 program| / |float64 program|      what has come together by then
-    lost         entries that became zero, or not finite, though the operands were neither
+    lost         entries that became zero, or not finite, and have their origin here
 
-Control flow follows the simulation: both programs take its branches.
+What is rounded as it is read, rather than as it is computed (arguments, constants, values of another format), has rows of its
+own where that changed something. Control flow follows the simulation: both programs take its branches.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -20,165 +21,41 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import source_info_util
 
-from precisionlab._typing import Array
 from precisionlab.arithmetic.accumulation import Accumulation
-from precisionlab.arithmetic.carrying import bound, carried, dtype_of, is_float
-from precisionlab.arithmetic.equations import is_sampler
-from precisionlab.arithmetic.frames import Frame, Held
-from precisionlab.arithmetic.operations import entered, is_rounded, operate
+from precisionlab.arithmetic.carrying import double, dtype_of, is_float, is_on_host
+from precisionlab.arithmetic.equations import called, is_sampler
+from precisionlab.arithmetic.frames import RAW, Frame, Held
+from precisionlab.arithmetic.operations import is_rounded, operands_of, results_of, rounded_results
 from precisionlab.arithmetic.programs import Program, equations, program_of
-from precisionlab.arithmetic.simulation import arithmetic_of, random_words
+from precisionlab.arithmetic.reports import ErrorProfile, Operation
+from precisionlab.arithmetic.seen import NEVER, Counts, Seen, compared
+from precisionlab.arithmetic.shadows import in_float64, moved
+from precisionlab.arithmetic.simulation import arithmetic_of, check_function, random_words
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.policy import Policy
 from precisionlab.primitives import EXACT, ROUNDED
 from precisionlab.rules import Rules
 
-__all__ = ["ErrorProfile", "Operation", "error_profile"]
-
-_NEVER = np.int32(2**31 - 1)
+__all__ = ["error_profile"]
 
 
-class Seen(NamedTuple):
-    """Sums over the entries of an operation, float64 scalars; added up over the turns of a loop."""
-
-    entries: Any
-    introduced_square: Array
-    local_square: Array
-    carried_square: Array
-    exact_square: Array
-    underflowed: Array
-    nonfinite: Array
-    turn: Array
-
-    def over_turns(self) -> "Seen":
-        """The same over the leading axis."""
-        bad = self.nonfinite > 0
-        turns = jnp.where(bad, jnp.arange(bad.shape[0], dtype=jnp.int32), _NEVER)
-        return Seen(*[jnp.sum(field, axis=0) for field in self[:-1]], turn=jnp.min(turns, initial=_NEVER))
-
-    def at_turn(self, turn: Array) -> "Seen":
-        """The same, in one turn of a loop."""
-        return self._replace(turn=jnp.where(self.nonfinite > 0, turn.astype(jnp.int32), _NEVER))
-
-    def joined(self, other: "Seen | None") -> "Seen":
-        """Both together."""
-        if other is None:
-            return self
-        sums = [mine + theirs for mine, theirs in zip(self[:-1], other[:-1], strict=True)]
-        return Seen(*sums, turn=jnp.minimum(self.turn, other.turn))
-
-    def blank(self) -> "Seen":
-        """Nothing seen."""
-        return Seen(*[jnp.zeros((), jnp.float64) for _ in self[:-1]], turn=jnp.asarray(_NEVER))
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What one operation of the function did; all its turns, if it is in a loop.
+class _Label(NamedTuple):
+    """What a row is about.
 
     Attributes:
-        primitive: its name, such as "dot_general".
-        scope: the `jax.named_scope`s around it, joined by "/".
-        source: file and line.
-        entries: results computed.
-        introduced: relative error of its own rounding, in the 2-norm; NaN where nothing was finite.
-        carried: relative error of its result against the float64 program.
-        underflowed: entries that became zero, with a nonzero exact result.
-        nonfinite: entries that are not finite, with a finite exact result on finite operands.
-        first_turn: in which turn of the outermost loop that happened first; None if it did not.
+        primitive, scope, source: as in `Operation`.
+        kind: as in `Operation`.
+        kept: whether it is always a row, or where it changed something, or where something was lost.
+        shared: what rows of one and the same constant have in common; None for what is in one place.
     """
 
     primitive: str
     scope: str
     source: str
-    entries: int
-    introduced: float
-    carried: float
-    underflowed: int
-    nonfinite: int
-    first_turn: int | None
-
-
-@dataclass(frozen=True)
-class ErrorProfile:
-    """What every operation of a function added to its error.
-
-    Attributes:
-        operations: in order of execution.
-        value: what the simulated function returned.
-        carried: relative error of all its floating-point results together.
-    """
-
-    operations: tuple[Operation, ...]
-    value: Any
-    carried: float
-
-    @property
-    def worst(self) -> list[Operation]:
-        """The operations by the error that they introduced, largest first."""
-        return sorted(self.operations, key=lambda op: (op.nonfinite > 0, np.nan_to_num(op.introduced, nan=-1.0)), reverse=True)
-
-    @property
-    def first_nonfinite(self) -> Operation | None:
-        """Where the first infinity or NaN came from."""
-        return next((op for op in self.operations if op.nonfinite), None)
-
-    @property
-    def first_underflow(self) -> Operation | None:
-        """Where results first became zero."""
-        return next((op for op in self.operations if op.underflowed), None)
-
-    def by_scope(self) -> dict[str, float]:
-        """The largest error that any one operation introduced, by scope, largest first."""
-        found: dict[str, float] = {}
-        for op in self.operations:
-            found[op.scope] = max(found.get(op.scope, 0.0), float(np.nan_to_num(op.introduced, nan=np.inf)))
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-    def table(self, rows: int = 15) -> str:
-        """The worst operations as text."""
-        header = ("operation", "scope", "introduced", "carried", "underflowed", "not finite", "where")
-        lines = [header, *(_row(op) for op in self.worst[:rows])]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        numbers = range(2, 6)
-        body = [
-            "  ".join(
-                cell.rjust(width) if at in numbers else cell.ljust(width)
-                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        more = len(self.operations) - rows
-        notes = [f"... and {more} more" if more > 0 else "", self._conclusion()]
-        for what, op in (("not finite first", self.first_nonfinite), ("underflow first", self.first_underflow)):
-            if op is not None:
-                turn = "" if op.first_turn is None or what != "not finite first" else f", turn {op.first_turn}"
-                notes.append(f"{what}: {op.primitive}{f' in {op.scope}' if op.scope else ''} at {op.source}{turn}")
-        return "\n".join([*(line.rstrip() for line in body), *filter(None, notes)])
-
-    def _conclusion(self) -> str:
-        if np.isfinite(self.carried):
-            return f"relative error of the results: {self.carried:.3g}"
-        return "the results are not finite"
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def plot(self, ax: Any = None) -> Any:
-        """Error introduced and carried by each operation, in order of execution; needs matplotlib. Returns the axes."""
-        from precisionlab.runs.plots import plot_error_profile
-
-        rows = [(op.introduced, op.carried, op.scope, op.nonfinite > 0) for op in self.operations]
-        return plot_error_profile(rows, ax=ax)
-
-
-def _row(op: Operation) -> tuple[str, ...]:
-    def share(count: int) -> str:
-        return f"{100 * count / op.entries:.3g} %" if count else "-"
-
-    numbers = (f"{op.introduced:.2e}", f"{op.carried:.2e}", share(op.underflowed), share(op.nonfinite))
-    return (op.primitive, op.scope or "-", *numbers, op.source)
+    kind: str = "operation"
+    kept: str = "always"
+    shared: Any = None
 
 
 def error_profile(
@@ -187,6 +64,7 @@ def error_profile(
     *,
     mode: Mode | Rules | Policy = nearest_even,
     accumulation: Accumulation | None = None,
+    carrier: Any = None,
 ) -> Callable[..., ErrorProfile]:
     """Which operation of a function costs how much accuracy in a format.
 
@@ -195,6 +73,7 @@ def error_profile(
         fmt_or_policy: as in `simulate`.
         mode: as in `simulate`; stochastic modes need `key=` in the call.
         accumulation: as in `simulate`.
+        carrier: as in `simulate`.
 
     Returns:
         `profile(*args, key=None, **kwargs) -> ErrorProfile`: print it for a table, worst first; `.operations` is the data,
@@ -208,40 +87,98 @@ def error_profile(
         >>> from precisionlab.formats import FLOAT8_E4M3FN
         >>> profile = error_profile(lambda x: jnp.sum(jnp.exp(x) * 100), FLOAT8_E4M3FN)(jnp.array([0.0, 1.1, 2.0]))
         >>> profile.first_nonfinite.primitive, [op.primitive for op in profile.operations]
-        ('mul', ['exp', 'mul', 'reduce_sum'])
+        ('mul', ['argument 0', 'exp', 'mul', 'reduce_sum'])
     """
-    arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, None)
+    check_function("error_profile", fun)
+    arithmetic = arithmetic_of("error_profile", fmt_or_policy, mode, accumulation, carrier)
 
     def profile(*args: Any, key: Any = None, **kwargs: Any) -> ErrorProfile:
-        leaves = jax.tree.leaves((args, kwargs, key))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise TypeError(
-                "error_profile: it reports what it sees, and cannot itself be jitted or vmapped; call it outside of both."
-            )
+        _refuse_traced((args, kwargs, key, arithmetic.formats))
         words, kwargs = random_words("error_profile", arithmetic, key, kwargs)
         program = program_of("error_profile", fun, args, kwargs, arithmetic)
+        _refuse_traced(program.consts)
         if any(eqn.primitive.name == "shard_map" for eqn, _ in equations(program.jaxpr, arithmetic)):
             raise ValueError("error_profile: the function is sharded with shard_map; profile it on one device, without.")
-        labels: dict[tuple[int, ...], tuple[str, str, str]] = {}
-
-        def observed(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
-            results, seen = _observe(eqn, inputs, frame)
-            if seen is not None:
-                labels[frame.trail] = (eqn.primitive.name, "/".join(frame.path), _source(frame))
-                frame.records[frame.trail] = seen
-            return results
-
-        def both(arrays: Sequence[Array], words: Array | None) -> Any:
-            frame = Frame(arithmetic, observed, words=words, observing=True)
-            results = program.run(frame, arrays)
-            return results, frame.records, _distance(results, program)
+        watch = _Watch({})
 
         with jax.enable_x64(True):
-            results, records, distance = both(program.arrays, words)
-        operations = tuple(_operation(labels[trail], jax.tree.map(np.asarray, records[trail])) for trail in sorted(records))
-        return ErrorProfile(operations, program.finish(results), float(distance))
+            frame = Frame(arithmetic, watch.operate, words=words, noticed=watch.read)
+            results = program.run(frame, program.arrays)
+            carried = _distance(results, program)
+            return ErrorProfile(watch.rows(frame.records, carried), program.finish(results), carried)
 
     return profile
+
+
+def _refuse_traced(values: Any) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
+        raise TypeError(
+            "error_profile: it reports what it sees, and cannot itself be jitted or vmapped, over formats neither; call it "
+            "outside of both."
+        )
+
+
+class _Watch(NamedTuple):
+    """Labels of what was seen, by its place in the order of execution."""
+
+    labels: dict[tuple[float, ...], _Label]
+
+    def operate(self, eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+        """An operation of the simulation, with its float64 shadow, and what they say of each other."""
+        results, seen = _observe(eqn, inputs, frame)
+        if seen is not None:
+            draws = is_sampler(eqn)
+            name = f"random.{called(eqn).strip('_')}" if draws else eqn.primitive.name
+            kept = "lost" if draws or name == "bitcast_convert_type" else "always"
+            self.labels[frame.trail] = _Label(name, "/".join(frame.path), _source(frame), kept=kept)
+            frame.records[frame.trail] = seen
+        return results
+
+    def read(self, value: Held, array: Any, what: str, dtype: Any, where: tuple[float, ...], frame: Frame) -> None:
+        """A value that was rounded as it was read."""
+        before, after = double(value.array), double(array)
+        kind, shared, meant, operands = what.split()[0], None, None, [(before, value.exact)]
+        if value.grid == RAW:
+            operands = []
+            if what == "constant":
+                scalar = is_on_host(before) and before.size == 1
+                what += f" {before.item():.4g}" if scalar else f" {np.dtype(dtype).name}[{','.join(map(str, before.shape))}]"
+                shared = (what, id(value.array) if before.ndim else (frame.path, _source(frame)))
+                meant = abs(before) == float(jnp.finfo(dtype).max)  # which stands for the largest of the format
+        self.labels[where] = _Label(what, "/".join(frame.path), _source(frame), kind, "changed", shared)
+        frame.records[where] = compared(after, value.exact, before, operands, meant)
+
+    def rows(self, records: dict[Any, Seen], carried: float) -> tuple[Operation, ...]:
+        """What was seen, in order of execution; of what was read, where that changed something, each constant once."""
+        found: dict[Any, Operation] = {}
+        for where in sorted(records):
+            label = self.labels[where]
+            operation = _operation(label, Counts(*np.asarray(records[where].sums).tolist()), int(records[where].turn))
+            lost = operation.underflowed or operation.nonfinite or (operation.everywhere and not np.isfinite(carried))
+            if not (lost or label.kept == "always" or (label.kept == "changed" and operation.introduced)):
+                continue
+            same = None if label.shared is None else (label.shared, operation.entries, operation.introduced, lost)
+            found.setdefault(where if same is None else same, operation)
+        return tuple(found.values())
+
+
+def _operation(label: _Label, counts: Counts, turn: int) -> Operation:
+    def relative(error: float, size: float) -> float:
+        return float(np.sqrt(error / size)) if size > 0 else (0.0 if error == 0 else float("nan"))
+
+    return Operation(
+        label.primitive,
+        label.scope,
+        label.source,
+        entries=int(counts.entries),
+        introduced=relative(counts.introduced_square, counts.local_square),
+        carried=relative(counts.carried_square, counts.exact_square),
+        underflowed=int(counts.underflowed),
+        nonfinite=int(counts.nonfinite),
+        first_turn=None if turn == NEVER else turn,
+        everywhere=int(counts.everywhere),
+        kind=label.kind,
+    )
 
 
 def _source(frame: Frame) -> str:
@@ -254,80 +191,49 @@ def _source(frame: Frame) -> str:
     return "-"
 
 
-def _distance(results: list[Held], program: Program) -> Array:
-    floats = [held for held, var in zip(results, program.jaxpr.outvars, strict=True) if is_float(dtype_of(var))]
-    error = sum((jnp.sum(jnp.square(_double(held.array) - held.exact)) for held in floats), jnp.zeros((), jnp.float64))
-    size = sum((jnp.sum(jnp.square(held.exact)) for held in floats), jnp.zeros((), jnp.float64))
-    return jnp.where(error == 0, 0.0, jnp.sqrt(error / size))
-
-
-def _operation(label: tuple[str, str, str], seen: Seen) -> Operation:
-    def relative(error: Any, size: Any) -> float:
-        return float(np.sqrt(error / size)) if size > 0 else (0.0 if error == 0 else float("nan"))
-
-    return Operation(
-        *label,
-        entries=int(seen.entries),
-        introduced=relative(seen.introduced_square, seen.local_square),
-        carried=relative(seen.carried_square, seen.exact_square),
-        underflowed=int(seen.underflowed),
-        nonfinite=int(seen.nonfinite),
-        first_turn=None if seen.turn == _NEVER else int(seen.turn),
-    )
+def _distance(results: list[Held], program: Program) -> float:
+    pairs = [
+        (np.asarray(double(held.array)), np.asarray(held.exact))
+        for held, var in zip(results, program.jaxpr.outvars, strict=True)
+        if is_float(dtype_of(var))
+    ]
+    with np.errstate(all="ignore"):
+        error = sum(float(np.sum(np.square(simulated - exact))) for simulated, exact in pairs)
+        size = sum(float(np.sum(np.square(exact))) for _, exact in pairs)
+        return 0.0 if error == 0 else float(np.sqrt(np.float64(error) / size))
 
 
 def _observe(eqn: Any, inputs: list[Held], frame: Frame) -> tuple[list[Held], Seen | None]:
-    """An operation of the simulation, with its float64 shadow, and what they say of each other."""
-    results = operate(eqn, inputs, frame)
+    operands = operands_of(eqn, inputs, frame)
+    computed = moved(eqn, operands) or results_of(eqn, operands, frame)
+    results = rounded_results(eqn, inputs, operands, computed, frame)
     floats = [is_float(dtype_of(var)) for var in eqn.outvars]
     if not any(floats):
         return [held._replace(exact=held.array) for held in results], None
-    if eqn.primitive.name not in EXACT | ROUNDED or is_sampler(eqn) or eqn.primitive.name == "bitcast_convert_type":
-        # What has no float64 self is taken as given.
-        return [held._replace(exact=_double(held.array)) for held in results], None
-    exact = _in_float64(eqn, [value.exact for value in inputs])
+    name, read = eqn.primitive.name, [double(operand) for operand in operands]
+    has_self = name in EXACT | ROUNDED and name != "bitcast_convert_type"
+    if has_self:
+        exact = in_float64(eqn, [value.exact for value in inputs])
+        local = in_float64(eqn, read) if is_rounded(eqn, frame) else exact
+    else:  # what has no float64 self is taken as given, rounding included where that left it finite
+        local = [double(array) for array in computed]
+        exact = [_as_given(double(held.array), near) for held, near in zip(results, local, strict=True)]
     shadowed = [
         held._replace(exact=shadow if is_a_float else held.array)
         for held, shadow, is_a_float in zip(results, exact, floats, strict=True)
     ]
     if not is_rounded(eqn, frame):
         return shadowed, None
-    operands = [entered(value, eqn.primitive.name, dtype_of(var), frame) for value, var in zip(inputs, eqn.invars, strict=True)]
-    local = _in_float64(eqn, [_double(operand) for operand in operands])
+    pairs = list(zip(read, (value.exact for value in inputs), strict=True))
     seen = [
-        _compare(held.array, held.exact, near)
+        compared(double(held.array), held.exact, near, pairs)
         for held, near, is_a_float in zip(shadowed, local, floats, strict=True)
         if is_a_float
     ]
-    return shadowed, seen[0]
+    return shadowed, reduce(Seen.joined, seen)
 
 
-@jax.jit
-def _compare(array: Array, exact: Array, local: Array) -> Seen:
-    simulated = _double(array)
-
-    def square(x: Array, where: Array) -> Array:
-        return jnp.sum(jnp.where(where, jnp.square(jnp.where(where, x, 0.0)), 0.0))
-
-    near = jnp.isfinite(simulated) & jnp.isfinite(local)
-    far = jnp.isfinite(simulated) & jnp.isfinite(exact)
-    broken = ~jnp.isfinite(simulated) & jnp.isfinite(local)  # what came in was finite, or the exact result were not
-    count = jnp.sum(broken, dtype=jnp.float64)
-    return Seen(
-        entries=jnp.asarray(float(simulated.size), jnp.float64),
-        introduced_square=square(simulated - local, near),
-        local_square=square(local, near),
-        carried_square=square(simulated - exact, far),
-        exact_square=square(exact, far),
-        underflowed=jnp.sum((simulated == 0) & (local != 0), dtype=jnp.float64),
-        nonfinite=count,
-        turn=jnp.where(count > 0, jnp.int32(0), _NEVER),
-    )
-
-
-def _in_float64(eqn: Any, arrays: list[Any]) -> list[Array]:
-    return bound(eqn, arrays, jnp.float64)
-
-
-def _double(x: Any) -> Any:
-    return carried(x, x.dtype, jnp.float64) if is_float(x.dtype) else x
+def _as_given(simulated: Any, computed: Any) -> Any:
+    """What was computed, as far as the rounding spared it; where it did not, what it would have been."""
+    xp = np if is_on_host(simulated, computed) else jnp
+    return xp.where(xp.isfinite(simulated) | ~xp.isfinite(computed), simulated, computed)

@@ -4,6 +4,7 @@ What cannot be simulated operation by operation is found here, before anything r
 """
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr
+from jax.tree_util import keystr
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
+from precisionlab.arithmetic.entering import rounded_argument
 from precisionlab.arithmetic.equations import (
     floats_taken,
     is_sampler,
@@ -25,12 +28,10 @@ from precisionlab.arithmetic.equations import (
     scopes_of,
     weakly_typed,
 )
-from precisionlab.arithmetic.frames import UNKNOWN, Arithmetic, Frame, Held
-from precisionlab.arithmetic.operations import rounded_argument
+from precisionlab.arithmetic.frames import Arithmetic, Frame, Held
 from precisionlab.arithmetic.walking import finished, handler_of, raw, walk
-from precisionlab.formats import Format
 from precisionlab.primitives import EXACT, KNOWN, ROUNDED
-from precisionlab.rules import Rules, is_named, is_strict, named_primitives, scope_matches
+from precisionlab.rules import Rules, argument_matches, is_named, is_strict, named_primitives, scope_matches
 
 __all__ = ["Program", "ScopeWarning", "UnlistedWarning", "equations", "program_of"]
 
@@ -38,7 +39,7 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 class ScopeWarning(UserWarning):
-    """A rule names a scope that the function does not have."""
+    """A rule names a scope, or an argument, that the function does not have."""
 
 
 class UnlistedWarning(UserWarning):
@@ -53,6 +54,7 @@ class Program:
         jaxpr: its operations.
         consts: the arrays it closes over.
         arrays: the arrays among its arguments.
+        paths: where among the arguments they are: a number or a name, and the names within.
         results: the leaves of its result, those that are arrays to be filled in.
         moving: which of them are arrays.
         structure: the tree that they make.
@@ -61,6 +63,7 @@ class Program:
     jaxpr: Jaxpr
     consts: list[Any]
     arrays: list[Any]
+    paths: list[tuple[str, ...]]
     results: list[Any]
     moving: list[bool]
     structure: Any
@@ -68,7 +71,8 @@ class Program:
     def run(self, frame: Frame, arrays: Sequence[Any]) -> list[Held]:
         """The results of a walk, from arrays in the place of the arguments."""
         consts = [raw(const, dtype_of(var), frame) for const, var in zip(self.consts, self.jaxpr.constvars, strict=True)]
-        values = [_argument(array, var, frame) for array, var in zip(arrays, self.jaxpr.invars, strict=True)]
+        given = enumerate(zip(arrays, self.jaxpr.invars, self.paths, strict=True))
+        values = [_argument(array, var, path, number, frame) for number, (array, var, path) in given]
         return finished(walk(self.jaxpr, consts, values, frame), frame, self.jaxpr.outvars)
 
     def finish(self, values: Sequence[Held]) -> Any:
@@ -84,13 +88,16 @@ def _returned(array: Any, var: Any) -> Any:
     return weakly_typed(typed) if getattr(var.aval, "weak_type", False) else typed
 
 
-def _argument(array: Any, var: Any, frame: Frame) -> Held:
+def _argument(array: Any, var: Any, path: tuple[str, ...], number: int, frame: Frame) -> Held:
     dtype = dtype_of(var)
-    held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
+    with np.errstate(over="ignore"):  # of NumPy's float64, of which what enters is made
+        held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
     if not is_float(dtype):
         return held
-    rule = frame.arithmetic.format_of("", ())
-    return held._replace(array=rounded_argument(held.array, dtype, frame), grid=rule if isinstance(rule, Format) else UNKNOWN)
+    entered = rounded_argument(held, array, dtype, path, frame)
+    if frame.noticed is not None and entered.array is not held.array:
+        frame.noticed(held, entered.array, f"argument {'/'.join(path)}", dtype, (-1, number), frame)
+    return entered
 
 
 def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arithmetic: Arithmetic) -> Program:
@@ -104,8 +111,11 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
         ScopeWarning: if rules name scopes that it does not have.
         UnlistedWarning: if one of its primitives is not known, so that only its results are rounded.
     """
-    leaves, tree = jax.tree.flatten((args, kwargs))
+    given, tree = jax.tree.flatten_with_path((args, kwargs))
+    leaves = [leaf for _, leaf in given]
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
+    paths = [tuple(keystr((key,), simple=True) for key in given[index][0][1:]) for index in places]
+    _refuse_dtypes([leaves[index] for index in places], paths, where)
     results: list[Any] = []
     structures: list[Any] = []
 
@@ -122,11 +132,24 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     closed = jax.make_jaxpr(flat)(*arrays)
     moving = [isinstance(leaf, _ARRAYS) for leaf in results]
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
-    program = Program(closed.jaxpr, closed.consts, arrays, still, moving, structures[0])
+    program = Program(closed.jaxpr, closed.consts, arrays, paths, still, moving, structures[0])
     found = list(equations(program.jaxpr, arithmetic))
     _survey(program, found, arithmetic, where)
     _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
+    _warn_of_unknown_arguments(arithmetic, program.paths, where)
     return program
+
+
+def _refuse_dtypes(arrays: list[Any], paths: list[tuple[str, ...]], where: str) -> None:
+    for array, path in zip(arrays, paths, strict=True):
+        if isinstance(array, jax.Array):
+            continue
+        too_wide = array.dtype.itemsize > {"f": 8, "c": 16}.get(array.dtype.kind, math.inf)
+        if array.dtype.kind in "OSUMm" or too_wide:
+            raise TypeError(
+                f"{where}: the argument {'/'.join(path)} has the dtype {array.dtype}, which JAX does not have; convert numbers "
+                f"first, with x.astype(np.float64), and close over what is no number: {where}(lambda x: fun(x, other), fmt)(x)."
+            )
 
 
 def _warn_of_unknown_scopes(arithmetic: Arithmetic, paths: list[tuple[str, ...]], where: str) -> None:
@@ -136,9 +159,27 @@ def _warn_of_unknown_scopes(arithmetic: Arithmetic, paths: list[tuple[str, ...]]
         if any(scope_matches(pattern, path) for path in beginnings):
             continue
         names = sorted({"/".join(path) for path in paths if path})
-        shown = names if len(names) <= 20 else [*names[:20], f"and {len(names) - 20} more"]
-        message = f'a rule is for the scope "{pattern}", which the function does not have; {allowed_names(pattern, shown)}.'
+        message = f'a rule is for the scope "{pattern}", which the function does not have; {_some_names(pattern, names)}.'
         warnings.warn(f"{where}: {message}", ScopeWarning, stacklevel=4)
+
+
+def _warn_of_unknown_arguments(arithmetic: Arithmetic, paths: list[tuple[str, ...]], where: str) -> None:
+    tables = [rules.arguments for rules in (arithmetic.formats, arithmetic.modes) if isinstance(rules, Rules)]
+    for pattern in sorted({pattern for table in tables for pattern in table}):
+        if not any(argument_matches(pattern, path) for path in paths):
+            names = ["/".join(path) for path in paths]
+            message = f'a rule is for the argument "{pattern}", which the function is not given; {_some_names(pattern, names)}.'
+            warnings.warn(f"{where}: {message}", ScopeWarning, stacklevel=4)
+
+
+def _some_names(given: str, names: list[str]) -> str:
+    """The allowed names, the nearest of them at least where there are many."""
+    shown = names
+    if len(names) > 20:
+        near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
+        rest = [name for name in names if name not in near]
+        shown = [*near, *rest[: 20 - len(near)], f"and {len(names) - 20} more"]
+    return allowed_names(given, shown)
 
 
 def _patterns(rules: Any) -> Iterator[str]:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from precisionlab.arithmetic.carrying import as_typed, carried, carrier_dtype, dtype_of
+from precisionlab.arithmetic.entering import entered
 from precisionlab.arithmetic.frames import UNKNOWN, Frame, Held
-from precisionlab.arithmetic.operations import entered
 
 __all__ = ["REFERENCES", "is_reference"]
 
@@ -73,10 +73,10 @@ def _exchanged(swap: Any, params: dict[str, Any], reference: Any, value: Any, pl
 
 def _entered(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     """Operands as they are moved: numbers that the program was written with are rounded where they enter."""
-    pairs = zip(inputs, eqn.invars, strict=True)
+    pairs = enumerate(zip(inputs, eqn.invars, strict=True))
     return [
-        value if is_reference(var) else value._replace(array=entered(value, "", dtype_of(var), frame), grid=UNKNOWN)
-        for value, var in pairs
+        value if is_reference(var) else value._replace(array=entered(value, "", dtype_of(var), frame, place), grid=UNKNOWN)
+        for place, (value, var) in pairs
     ]
 
 

@@ -8,8 +8,9 @@
     simulate(f, Rules(FLOAT8_E4M3FN, scopes={"norm": FLOAT32})) layer norm in float32, the rest in e4m3fn
     simulate(f, None)                                           as written: each operation rounded to its own dtype
 
-Hardware that has one format stores nothing else: the arguments and constants of the function are rounded as well, and an
-operation reads its operands in its own format. Moves, comparisons, selections, minima and maxima are exact. Products of
+Hardware that has one format stores nothing else: the arguments and constants of the function are rounded as well
+(`Rules(arguments=...)` exempts single ones), and an operation reads its operands in its own format. A cast is one rounding of
+the exact number, from float64 and 64-bit integers too. Moves, comparisons, selections, minima and maxima are exact. Products of
 matrices, convolutions and sums are what matrix units give: exact products, float32 partial sums, one rounding at the end;
 `accumulation` chooses otherwise. A draw of `jax.random` is one operation. An operation that one rounding would misrepresent (a
 factorization, a Fourier transform, a callback) is refused unless a rule names its primitive, which is then rounded as a whole.
@@ -38,7 +39,7 @@ from precisionlab.policy import Policy
 from precisionlab.randomness import check_key, fold
 from precisionlab.rules import Rules, check_mode_rules, check_rules, every_rule
 
-__all__ = ["arithmetic_of", "random_words", "simulate"]
+__all__ = ["arithmetic_of", "check_function", "random_words", "simulate"]
 
 
 def simulate(
@@ -81,6 +82,7 @@ def simulate(
         >>> float(jax.jit(simulate(jax.grad(lambda x: jnp.exp(x) * x), FLOAT8_E4M3FN))(1.5))
         12.0
     """
+    check_function("simulate", fun)
     arithmetic = arithmetic_of("simulate", fmt_or_policy, mode, accumulation, carrier)
 
     @wraps(fun, assigned=("__doc__", "__name__", "__qualname__"), updated=())
@@ -93,6 +95,19 @@ def simulate(
     return simulated
 
 
+def check_function(where: str, fun: Any) -> None:
+    """Raise unless it is a function.
+
+    Raises:
+        TypeError: with what to write instead.
+    """
+    if not callable(fun):
+        raise TypeError(
+            f"{where}: the first argument must be a function of arrays; got {type(fun).__name__}; pass the function itself, "
+            f"and its arguments to what comes back: {where}(fun, fmt)(x)."
+        )
+
+
 def arithmetic_of(where: str, formats: Any, modes: Any, accumulation: Any, carrier: Any) -> Arithmetic:
     """The rules of a simulation, checked."""
     formats = formats.compute if isinstance(formats, Policy) else formats
@@ -102,7 +117,7 @@ def arithmetic_of(where: str, formats: Any, modes: Any, accumulation: Any, carri
         raise ValueError(f"{where}: the float64 carrier needs 64-bit JAX; call it inside `with jax.enable_x64(True):`.")
     if carrier is not None and held.width == 32:
         carrier = None
-    check_rules(formats, where, held)
+    check_rules(formats, where, held, wider="pass carrier=jnp.float64, inside `with jax.enable_x64(True):`")
     check_mode_rules(modes, where)
     if accumulation is not None:
         check_accumulation(accumulation, held, where)

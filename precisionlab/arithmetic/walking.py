@@ -21,8 +21,9 @@ from jax.sharding import PartitionSpec
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.applying import apply_in_place
-from precisionlab.arithmetic.carrying import carried, dtype_of, is_float, native
+from precisionlab.arithmetic.carrying import carried, double, dtype_of, is_float, native
 from precisionlab.arithmetic.derivatives import with_derivative_of
+from precisionlab.arithmetic.entering import entered
 from precisionlab.arithmetic.equations import (
     closed,
     combiner,
@@ -39,7 +40,6 @@ from precisionlab.arithmetic.equations import (
     while_loop,
 )
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Arithmetic, Frame, Held, opened
-from precisionlab.arithmetic.operations import entered
 from precisionlab.arithmetic.references import REFERENCES, is_reference
 from precisionlab.primitives import EXACT, ROUNDED
 from precisionlab.randomness import fold, key_rows
@@ -97,18 +97,20 @@ def raw(value: Any, dtype: Any, frame: Frame) -> Held:
     if not is_float(dtype):
         array = value if isinstance(value, jax.Array) else np.asarray(value, dtype)
         return Held(array, UNKNOWN, array)
-    exact = carried(value, dtype, jnp.float64) if frame.observing else None
-    return Held(carried(value, dtype, frame.arithmetic.carrier), RAW, exact)
+    array = carried(value, dtype, frame.arithmetic.carrier)
+    return Held(array, RAW, double(array) if frame.observing else None)
 
 
 def finished(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Held]:
     """Results of a function, rounded where they are numbers that it was written with."""
-    return [value._replace(array=entered(value, "", dtype_of(var), frame)) for value, var in zip(values, vars_, strict=True)]
+    pairs = enumerate(zip(values, vars_, strict=True))
+    return [value._replace(array=entered(value, "", dtype_of(var), frame, place)) for place, (value, var) in pairs]
 
 
 def _packed(values: Sequence[Held], frame: Frame, vars_: Sequence[Any]) -> list[Any]:
     """Values as arrays alone, to pass through JAX; what was raw is rounded where it enters."""
-    arrays = [entered(value, "", var.aval.dtype, frame) for value, var in zip(values, vars_, strict=True)]
+    pairs = enumerate(zip(values, vars_, strict=True))
+    arrays = [entered(value, "", dtype_of(var), frame, place) for place, (value, var) in pairs]
     if frame.observing:
         return [(array, value.exact) for array, value in zip(arrays, values, strict=True)]
     return arrays
