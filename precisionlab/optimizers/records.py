@@ -16,6 +16,7 @@ from precisionlab.fates import Tally
 from precisionlab.optimizers.arriving import Arrival, misplacement
 from precisionlab.optimizers.meaning import Kept, state_leaves
 from precisionlab.optimizers.storing import Storage, check_whole, storage_of
+from precisionlab.optimizers.windows import Window, opened
 from precisionlab.packing import PackedTallies, refilled, skeleton, unpack
 
 __all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "is_tracked", "stagnation"]
@@ -34,8 +35,11 @@ class StateRecord(NamedTuple):
         what_if, stochastic, compensated: as in `Record`, for the same leaves.
         recent: as in `Record`, for each leaf of `tally`.
         kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
-            is not known.
+            is not known, and for a single number that belongs to no parameter unless it is a sum.
         told: for each leaf of the state, in order, whether the tallies tell of it; None if they tell of none.
+        window: as in `Record`.
+        narrowed: for each leaf of the state 1 if the optimizer rounds it to fewer bits than float32 has before it is stored,
+            else 0; NaN where that was not asked, or is not known.
     """
 
     tally: PyTree[Tally]
@@ -45,6 +49,8 @@ class StateRecord(NamedTuple):
     recent: PyTree[Array]
     kept: PyTree[Kept]
     told: Bool[Array, "..."] | None
+    window: PyTree[Window] | Any = None
+    narrowed: PyTree[Array] | Any = None
 
 
 class Record(NamedTuple):
@@ -60,11 +66,14 @@ class Record(NamedTuple):
         compensated: what if they had been stored to nearest, with a compensation in the same format: `Tally.invisible` counts
             the updates that it would keep.
         reads: how many updates were looked at.
-        recent: for each leaf of the parameters the `lost_fraction`, averaged over the last hundred reads in which anything
-            was asked of it (a running mean; NaN if nothing ever was).
+        recent: for each leaf of the parameters the share that was lost of all updates asked of it in the last reads, those of
+            `window`; NaN if nothing was.
         state: the same for the optimizer's own state; None with `state=False`.
         arrival: whether the weights went where the tallies say.
         storage: the formats that weights and state are stored in, by path; None in a record taken under a transformation.
+        window: for each leaf of the parameters the updates that the last reads lost and kept, and how many reads these are: all
+            up to a hundred, then 51 to 100.
+        gradients: for each leaf of the parameters how many entries of its gradient were not zero.
     """
 
     step: Int[Array, ""]
@@ -78,6 +87,8 @@ class Record(NamedTuple):
     state: StateRecord | None
     arrival: Arrival
     storage: Storage | Any
+    window: PyTree[Window] | Any = None
+    gradients: PyTree[Array] | Any = None
 
 
 class TrackState(NamedTuple):
@@ -124,6 +135,8 @@ def stagnation(opt_state: Any) -> Record:
     check_whole(latest.tally, record.storage)
     if record.state is not None:
         latest = latest._replace(state=_state_record(record.state, inner))
+    if record.gradients is not None:
+        latest = latest._replace(gradients=refilled(record.tally.tree, list(jnp.moveaxis(record.gradients, -1, 0))))
     return latest._replace(storage=storage_of(latest.recent, record.storage, inner))
 
 
@@ -153,7 +166,12 @@ def _state_record(seen: StateRecord, inner: Any) -> StateRecord:
     placed = jax.tree.map(lambda node: node._replace(tree=tree) if _is_packed(node) else node, seen, is_leaf=_is_packed)
     columns = [jnp.moveaxis(column, -1, 0)[: structure.num_leaves] for column in seen.kept]
     kept = jax.tree.unflatten(structure, [Kept(*row) for row in zip(*columns, strict=True)])
-    return seen._replace(**_unpacked(placed), kept=kept)
+    latest = seen._replace(**_unpacked(placed), kept=kept)
+    if seen.narrowed is None:
+        return latest
+    return latest._replace(
+        narrowed=jax.tree.unflatten(structure, list(jnp.moveaxis(seen.narrowed, -1, 0)[: structure.num_leaves]))
+    )
 
 
 def _is_packed(node: Any) -> bool:
@@ -175,8 +193,9 @@ def _state_tree(state: Any, told: Any, count: int) -> PyTree[Any]:
 
 
 def _unpacked(seen: Any) -> dict[str, Any]:
-    tallies = {"tally": unpack(seen.tally), "recent": refilled(seen.tally.tree, list(jnp.moveaxis(seen.recent, -1, 0)))}
-    return tallies | {
+    window = opened(seen.window, seen.tally)
+    recent = jax.tree.map(lambda held: held.share, window, is_leaf=lambda node: isinstance(node, Window))
+    return {"tally": unpack(seen.tally), "recent": recent, "window": window} | {
         name: {fmt: unpack(held) for fmt, held in getattr(seen, name).items()}
         for name in ("what_if", "stochastic", "compensated")
     }

@@ -13,6 +13,7 @@ from precisionlab.checks import check_numbers
 from precisionlab.formats import Format, name_of
 from precisionlab.optimizers.arriving import Arrival, arrived, departed, start_arrival
 from precisionlab.optimizers.meaning import kept_alone
+from precisionlab.optimizers.probing import narrowed_leaves, with_sums
 from precisionlab.optimizers.records import (
     MisplacedWarning,
     Record,
@@ -34,14 +35,11 @@ from precisionlab.optimizers.sights import (
     weights_and_updates,
 )
 from precisionlab.optimizers.storing import store_description
-from precisionlab.optimizers.sums import stored_sum
-from precisionlab.packing import PackedTallies, lost_fractions
+from precisionlab.optimizers.sums import is_floating, stored_sum
+from precisionlab.optimizers.windows import counted, nonzero_entries, start_window
 from precisionlab.randomness import fold
 
 __all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "stagnation", "track"]
-
-_RECENT = 100
-
 
 def track(
     optimizer: optax.GradientTransformation,
@@ -99,8 +97,10 @@ def track(
         weights, seen = look_at_nothing(asked, params, inner_state)
         remembered = None
         if seen is not None:
-            kept, told = kept_alone(inner, inner_state, params), told_leaves(asked, inner_state)
-            remembered = StateRecord(*seen, lost_fractions(seen.tally), kept, _marks(told))
+            told, rows = told_leaves(asked, inner_state), seen.tally.fates.shape[0]
+            kept = with_sums(kept_alone(inner, inner_state, params), inner, inner_state, params, told)
+            narrowed = narrowed_leaves(inner, inner_state, params, told)
+            remembered = StateRecord(*seen, None, kept, _marks(told), start_window(rows), narrowed)
         floats = floating(params)
         moved = start_ages(_with_entries(floats)) if ages else None
         arrival = start_arrival(jax.tree.leaves(floats))
@@ -112,10 +112,12 @@ def track(
             weights.stochastic,
             weights.compensated,
             jnp.int32(0),
-            lost_fractions(weights.tally),
+            None,
             remembered,
             arrival,
             store_description(jax.tree.leaves(floats)),
+            start_window(weights.tally.fates.shape[0]),
+            nonzero_entries([jnp.zeros_like(leaf) for leaf in jax.tree.leaves(floats)]),
         )
         return TrackState(inner_state, jnp.int32(0), record)
 
@@ -143,13 +145,12 @@ def track(
             seen = look_at_weights(asked, event, fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
             if mine is not None and memory is not None:
-                mine = StateRecord(*memory, _averaged(mine.recent, memory.tally, reads), mine.kept, _marks(told))
+                window = counted(mine.window, memory.tally)
+                mine = StateRecord(*memory, None, mine.kept, _marks(told), window, mine.narrowed)
             sums = jax.tree.map(stored_sum, weights, steps)
             leaving = departed(compared(), *map(jax.tree.leaves, (weights, steps, sums)))
-            recent = _averaged(record.recent, seen.tally, reads)
-            found = Record(
-                number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, recent, mine, leaving, record.storage
-            )
+            told_of = mine, leaving, record.storage, counted(record.window, seen.tally), _nonzero_gradients(event)
+            found = Record(number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, None, *told_of)
             # In the containers of the first record: parameters may come boxed to `init` and bare to `update`.
             return jax.tree.unflatten(jax.tree.structure(record), jax.tree.leaves(found))
 
@@ -209,11 +210,13 @@ def _fitting(record: Record, told: Sequence[bool]) -> Record:
     if seen is None or (seen.tally.fates.shape[0] == count and (seen.told is not None) == any(told)):
         return record
     tallies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), tuple(seen[:4]))
-    return record._replace(state=StateRecord(*tallies, jnp.full(count, jnp.nan, jnp.float32), seen.kept, _marks(told)))
+    return record._replace(state=StateRecord(*tallies, None, seen.kept, _marks(told), start_window(count), seen.narrowed))
 
 
-def _averaged(mean: Array, seen: PackedTallies, reads: Array) -> Array:
-    """The running means of the fractions lost, over about the last `_RECENT` reads."""
-    found, number = lost_fractions(seen), jnp.minimum(reads, _RECENT).astype(jnp.float32)
-    known = jnp.where(jnp.isnan(mean), found, mean + (found - mean) / number)
-    return jnp.where(jnp.isnan(found), mean, known)
+def _nonzero_gradients(event: Event) -> Array:
+    """How many entries of each weight's gradient are not zero."""
+    leaves, structure = jax.tree.flatten(event.params)
+    if jax.tree.structure(event.given) != structure:  # gradients of another kind, of which nothing is told
+        return jnp.zeros(max(sum(map(is_floating, leaves)), 1), jnp.int32)
+    pairs = zip(leaves, jax.tree.leaves(event.given), strict=True)
+    return nonzero_entries([grad if is_floating(grad) else jnp.float32(0) for leaf, grad in pairs if is_floating(leaf)])
