@@ -280,7 +280,8 @@ def test_an_average_that_forgets_nothing_is_told() -> None:
     assert advice.sentence == (
         "0/nu/w (bfloat16) in the optimizer's state: in an update without gradient it is multiplied by 0.999 as meant, by 1 as "
         "stored, so it forgets nothing; of 200 entries that should have fallen in the last read 0 did. Store it in "
-        "float32, for 400 bytes more, or make the update in float32 and round it stochastically (round_state)."
+        "float32, for 400 bytes more, or round it stochastically (round_state, which makes the update in float32): then it "
+        "forgets on average."
     )
     assert (advice.site, advice.path, advice.cure) == ("state", "0/nu/w", "float32")
     assert "forgetful" not in kinds(after({"w": jnp.ones(200)}, {"w": jnp.ones(200)}, optax.adam(1e-3), state=True))
@@ -308,20 +309,18 @@ def test_an_average_is_a_ratchet_only_where_nothing_can_fall() -> None:
         else:
             mean = 0.5 * float(seen.lost_fraction)
             assert advice.share == pytest.approx(mean, rel=1e-5)
-            assert f"{100 * mean:.2g} % of the updates of 300 entries lost in the last 2 reads. With decay" in advice.sentence
+            assert f"{100 * mean:.2g} % of the updates of 300 entries lost in the last 2 reads. Store it" in advice.sentence
 
 
-def test_a_stalled_average_names_its_level() -> None:
-    w, g = {"w": jnp.ones(100)}, {"w": jnp.ones(100)}
-    record = after(w, g, round_state(optax.ema(0.97, debias=False), pl.BFLOAT16), steps=400)
+def test_a_stalled_average_is_told_without_a_level_that_it_may_not_reach() -> None:
+    """Where an average rests depends on how its program rounds constants and products, which a record does not know."""
+    record = after({"w": jnp.ones(100)}, {"w": jnp.ones(100)}, round_state(optax.ema(0.97, debias=False), pl.BFLOAT16), steps=250)
     advice = only(record, "stalled")
-    level = pl.stall_level(0.97, pl.BFLOAT16)
-    assert f"comes to rest at {100 * level:.2g} % of it." in advice.sentence
-    s = np.float32(0)
-    for _ in range(400):
-        s = np.float32(round_array(np.float32(0.03) + np.float32(0.97) * s, pl.BFLOAT16, "nearest_even"))
-    assert float(s) == level
-    assert advice.sentence.endswith("(round_state) they count on average. Store it in float32, for 200 bytes more.")
+    assert advice.sentence == (
+        "inner/ema/w (bfloat16) in the optimizer's state: 100 % of the updates of 100 entries lost in the last 100 reads. Store "
+        "it in float32, for 200 bytes more, or round it stochastically (round_state, which makes the update in float32): then "
+        "each counts on average."
+    )
 
 
 def test_a_counter_that_stands_still_says_where() -> None:
@@ -330,9 +329,9 @@ def test_a_counter_that_stands_still_says_where() -> None:
     )
     record = after({"w": jnp.ones(10)}, {"w": jnp.full(10, 0.1)}, count, steps=300)
     advice = only(record, "counter")
-    assert "a single number that stands still at 256 or above" in advice.sentence
-    assert "updates lost in the last 100 reads (8 significand bits count by ones up to 2^8 = 256). Make it" in advice.sentence
-    assert advice.share == pytest.approx(float(jax.tree.leaves(record.state.recent)[0]))
+    assert "a sum that stands still at 256 or above: 44 % of its updates lost in the last 100 reads" in advice.sentence
+    assert "(with 8 significand bits a count by ones stops at 2^8 = 256). Store it in float32, or as an int" in advice.sentence
+    assert advice.share == pytest.approx(float(jax.tree.leaves(record.state.recent)[0])) == pytest.approx(0.44)
 
 
 # Ranks and refusals

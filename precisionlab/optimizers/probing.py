@@ -78,21 +78,20 @@ def with_sums(
         kept: what is known, NaN for those.
         inner, state, params, told: as in `narrowed_leaves`.
     """
-    leaves = jax.tree.leaves(state)
-    known = np.array(kept.meant)
-    places = [index for index, leaf in enumerate(leaves) if told[index] and leaf.ndim == 0 and np.isnan(known[index])]
+    owned = {(path, jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    places = [
+        index
+        for index, (mark, (path, leaf)) in enumerate(zip(told, jax.tree_util.tree_leaves_with_path(state), strict=True))
+        if mark and jnp.ndim(leaf) == 0 and not any((path[start:], ()) in owned for start in range(len(path) + 1))
+    ]
     small = _small(inner, params, _UNEVEN[2]) if places else None
-    if small is None:
-        return kept
-    columns = [np.array(column) for column in kept]
-    for index in places:
+    sums = np.zeros(len(told), bool)
+    for index in places if small is not None else ():
         made = [_made(inner, *small, [index], level, _UNEVEN[1]) for level in _LEVELS]
         if all(sides is not None for sides in made):
             added = [float(sides[0][index]) - level for sides, level in zip(made, _LEVELS, strict=True)]
-            if np.ptp(added) <= 2.0**-40 * max(map(abs, (*added, *_LEVELS))):
-                for column in columns:
-                    column[index] = 1
-    return Kept(*map(jnp.asarray, columns))
+            sums[index] = np.ptp(added) <= 2.0**-40 * max(map(abs, (*added, *_LEVELS)))
+    return Kept(*(jnp.where(sums, 1, column) for column in kept)) if sums.any() else kept
 
 
 def _surely_nearest(node: Any) -> bool:

@@ -88,7 +88,7 @@ class Seen(NamedTuple):
 
     @property
     def _by_window(self) -> bool:
-        if self.window is None or float(self.window.reads) <= 1:
+        if self.window is None or not float(self.window.reads) > 1:
             return False
         return or_zero(float(self.window.share)) >= NOTABLE or self.lost < NOTABLE
 
