@@ -247,7 +247,7 @@ class Case:
             updates, after = cure.update(jnp.asarray(u, jnp.float32), cure.init(held), held)
             keeps = ((wide(updates) != 0) | (wide(jax.tree.leaves(after.residual)[0]) != 0))[u != 0].mean()
             assert share_of(kept.group(1) or kept.group(2)) <= keeps + 0.006
-        single = w.astype(np.float32)
+        single = w.astype(np.float32)  # as it would be stored
         if advice.cure == "float32":
             assert self.dtype.itemsize < 4
             assert (single + u.astype(np.float32) == single)[stuck].mean() < 0.5
@@ -262,14 +262,18 @@ class Case:
         paths = paths_of(advice, inner[-1][0])
         return [tuple(np.concatenate([side[path].ravel() for path in paths]) for side in pair) for pair in inner]
 
-    def meant(self, advice: Advice, step: Step) -> np.ndarray:
-        """The leaf as the optimizer makes it of the same numbers in float64."""
+    def meant(self, advice: Advice, step: Step) -> Any:
+        """The leaf as the optimizer makes it of the same numbers in float64; None if it cannot."""
         with jax.enable_x64(True):
             double = jax.tree.map(
                 lambda leaf: jnp.asarray(wide(leaf), jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-                (step.grads, step.state.inner, step.params),
+                (step.grads, getattr(step.state, "inner", step.state), step.params),
             )
-            after = leaves(optax.with_extra_args_support(self.make()).update(*double, value=jnp.float64(1))[1])
+            optimizer = optax.with_extra_args_support(self.make())
+            try:
+                after = leaves(optimizer.update(*double, value=jnp.float64(1))[1])
+            except TypeError:  # It holds dtypes of its own, and cannot be made again by casts alone.
+                return None
         return np.concatenate([after[path].ravel() for path in paths_of(advice, after)])
 
     def stalled(self, advice: Advice) -> None:
@@ -282,19 +286,26 @@ class Case:
         # What is lost has not moved.
         assert advice.share * asked <= still * (1 + 1e-6) or len(steps) == 1
         (old, new), meant = pairs[-1], self.meant(advice, steps[-1])
-        gap = np.abs(old) * 2.0**-24  # what float32 does not tell apart
-        lost = (np.abs(meant - old) > gap) & (old == new)
-        if self.dtype.itemsize < 4 and len(steps) == 1:
-            assert lost.sum() / max((np.abs(meant - old) > gap).sum(), 1) == pytest.approx(advice.share, abs=0.1)
-        if advice.cure == "float32" or "Store it in float32" in advice.sentence:
-            assert self.stored(advice) < 4
-            assert self.still_in_float32(advice) < max(0.5 * still / entries, 0.1) or lost.sum() == 0
-        if "round_state" in advice.sentence:
-            self.by_chance(advice, steps[-1], old, meant)
         if self.stored(advice) >= 4:
             assert advice.cure is None
-            if "the storage itself" in advice.sentence:
-                assert (np.abs(meant - old)[old == new] <= 2.0**-23 * np.abs(old)[old == new] + 1e-37).all()
+        if meant is None:
+            return
+        asked = np.abs(meant - old) > np.abs(old) * 2.0**-24  # what float32 tells apart
+        lost = asked & (old == new)
+        if self.dtype.itemsize < 4 and len(steps) == 1:
+            assert lost.sum() / max(asked.sum(), 1) == pytest.approx(advice.share, abs=0.1)
+        if "Store it in float32" in advice.sentence:
+            assert self.stored(advice) < 4
+            wide_run = Run(in_float32(self.make()), parameters(self.dtype)).on(falling, STEPS)
+            last, (path, *_) = wide_run.steps[-1], paths_of(advice, leaves(wide_run.state))
+            before, after = leaves(last.state)[path].ravel(), leaves(last.memory)[path].ravel()
+            wanted = self.meant(advice, last)[: before.size]
+            failed = (np.abs(wanted - before) > np.abs(before) * 2.0**-23) & (before == after)
+            assert failed.mean() <= 0.5 * lost.mean()
+        if "round_state" in advice.sentence:
+            self.by_chance(advice, steps[-1], old, meant)
+        if "the storage itself" in advice.sentence:
+            assert (np.abs(meant - old)[old == new] <= 2.0**-23 * np.abs(old)[old == new] + 1e-37).all()
 
     ratchet = counter = unbiased = stalled
 
@@ -309,13 +320,6 @@ class Case:
         assert self.record.storage is not None
         kinds = dict(self.record.storage.state)
         return min(kinds[path].itemsize for path in paths_of(advice, kinds))
-
-    def still_in_float32(self, advice: Advice) -> float:
-        """The share of entries of the leaf that did not move in the last steps, were state and update in float32."""
-        run = Run(in_float32(self.make()), parameters(self.dtype)).on(falling, STEPS)
-        pairs = [(leaves(step.state), leaves(step.memory)) for step in run.steps[-10:]]
-        paths = paths_of(advice, pairs[0][0])
-        return float(np.mean([np.mean(np.concatenate([(old[p] == new[p]).ravel() for p in paths])) for old, new in pairs]))
 
     def cured(self) -> Any:
         return lambda seed: round_state(in_float32(self.make()), self.fmt, pl.stochastic, seed)
@@ -344,23 +348,30 @@ class Case:
 
 
     def forgetful(self, advice: Advice) -> None:
-        said = re.search(r"multiplied by (\S+) as meant, by 1 as stored", advice.sentence)
-        decay = float(said.group(1))
-        fell = re.search(r"of ([\d,]+) entries that should have fallen in the last read ([\d,]+) did", advice.sentence)
+        decay = float(re.search(r"multiplied by (\S+) as meant, by 1 as stored", advice.sentence).group(1))
+        assert 0 < decay < 1
         old, new = self.state_leaf(advice, self.run.steps[-1:])[-1]
-        if fell:
-            assert int(fell.group(2).replace(",", "")) == ((new < old) & (self.meant(advice, self.run.steps[-1]) < old)).sum()
-        # Without gradients it keeps what it has, and in float32 it falls as it should.
+        meant = self.meant(advice, self.run.steps[-1])
+        if "should have fallen" in advice.sentence and meant is not None:
+            assert (meant < old).any()
+            assert not ((new < old) & (meant < old)).any()
+        # Without gradients it keeps what it has; as meant, in float32 and rounded by chance it forgets alike.
         self.run.on(nothing, 10)
-        for old, new in self.state_leaf(advice, self.run.steps[-10:]):
-            assert (np.abs(new) >= np.abs(old)).all()
-        for cure in (in_float32(self.make()), self.cured()(0)):
-            run = Run(cure, parameters(self.dtype)).on(falling, 5)
-            begin = leaves(run.state)
-            run.on(nothing, 120)
-            (path,) = [path for path in begin if path.endswith(advice.path)][:1]
-            fell_to = np.abs(leaves(run.state)[path]).sum() / np.abs(begin[path]).sum()
-            assert fell_to == pytest.approx(decay**120, rel=1e-3 if cure is not None and "inner" not in path else 0.1)
+        if "multiplied" in advice.sentence:
+            assert (np.abs(self.state_leaf(advice, self.run.steps[-1:])[-1][1]) >= 0.999 * np.abs(new)).all()
+        with jax.enable_x64(True):
+            exact = self.left(advice, self.make(), parameters(jnp.float64))
+        assert self.left(advice, in_float32(self.make()), parameters(self.dtype)) == pytest.approx(exact, rel=2e-3)
+        if "round_state" in advice.sentence:
+            assert self.left(advice, self.cured()(0), parameters(self.dtype)) == pytest.approx(exact, rel=0.1)
+
+    def left(self, advice: Advice, optimizer: Any, params: Any) -> float:
+        """What is left of the leaf after many updates without gradient."""
+        run = Run(optimizer, params).on(falling, 5)
+        begin = leaves(run.state)
+        run.on(nothing, 120)
+        path = next(path for path in begin if path.endswith(advice.path))
+        return float(np.abs(leaves(run.state)[path]).sum() / np.abs(begin[path]).sum())
 
 
 def runs(make: Callable[[], Any], dtype: str) -> bool:

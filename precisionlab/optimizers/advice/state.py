@@ -52,10 +52,12 @@ def _about(seen: Seen, name: str, *, owned: bool) -> Iterable[Advice]:
         return
     if forgetful:
         tally = seen.tally
-        fell = f"; of {number(tally.falling)} entries that should have fallen in the last read {number(tally.fell)} did"
+        # What has moved may have gone the other way: what was added is kept whole, and what was to be forgotten is not.
+        still = int(tally.falling) > 0 and int(tally.fell) == 0
+        fell = f"; of {number(tally.falling)} entries that should have fallen in the last read 0 did" if still else ""
         what = (
             f"{name}: in an update without gradient it is multiplied by {meant:.6g} as meant, by 1 as stored, so it forgets "
-            f"nothing{fell if int(tally.falling) else ''}."
+            f"nothing{fell}."
         )
         kind, share, average = "forgetful", seen.lost, "it forgets"
     elif single and meant == 1:
