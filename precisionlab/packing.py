@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.fates import HISTOGRAM_EDGES, Tally, ratio
+from precisionlab.fates import HISTOGRAM_EDGES, Tally
 
-__all__ = ["PackedTallies", "lost_fractions", "pack", "refilled", "skeleton", "unpack"]
+__all__ = ["PackedTallies", "pack", "refilled", "skeleton", "unpack"]
 
 _FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
 _GAPS = ("finest", "coarsest")
@@ -147,17 +147,3 @@ def _count(tree: PyTree[Any]) -> int:
 
 def _is_place(node: Any) -> bool:
     return isinstance(node, _Place)
-
-
-def lost_fractions(packed: PackedTallies) -> Array:
-    """`Tally.lost_fraction` of every row at once, NaN where nothing was asked.
-
-    Example:
-        >>> from precisionlab.stagnation import tally
-        >>> one = jnp.ones(3)
-        >>> lost_fractions(pack({"a": tally(one, one, one), "b": tally(one, one, 2 * one)})).tolist()
-        [1.0, 0.0]
-    """
-    landed, swamped, underflowed = (packed.fates[:, index] for index in range(3))
-    lost = swamped + underflowed - (0 if packed.invisible is None else packed.invisible)
-    return ratio(lost, landed + swamped + underflowed)

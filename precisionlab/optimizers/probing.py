@@ -76,7 +76,10 @@ def with_sums(
 
     Args:
         kept: what is known, NaN for those.
-        inner, state, params, told: as in `narrowed_leaves`.
+        inner: the optimizer.
+        state: its first state.
+        params: the parameters, of which only the tree, the dtypes and the numbers of axes matter.
+        told: for each leaf of the state whether it is looked at.
     """
     owned = {(path, jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     places = [
@@ -114,7 +117,11 @@ def _dtype(leaf: Any) -> Any:
 
 
 def _made(
-    inner: optax.GradientTransformationExtraArgs, params: PyTree[Array], state: Any, places: Sequence[int], level: float,
+    inner: optax.GradientTransformationExtraArgs,
+    params: PyTree[Array],
+    state: Any,
+    places: Sequence[int],
+    level: float,
     slope: float,
 ) -> tuple[list[Any], list[Any]] | None:
     """The leaves of the state after an update, as meant in float64 and as the program makes them; None if it cannot."""

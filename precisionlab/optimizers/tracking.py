@@ -41,6 +41,7 @@ from precisionlab.randomness import fold
 
 __all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "stagnation", "track"]
 
+
 def track(
     optimizer: optax.GradientTransformation,
     formats: Sequence[Format] | Mapping[str, Format] | None = None,

@@ -12,7 +12,19 @@ from precisionlab.optimizers.advice.wording import number
 from precisionlab.optimizers.storing import Stored
 from precisionlab.optimizers.windows import Window
 
-__all__ = ["NOTABLE", "Advice", "Seen", "common", "grouped", "kept_by_path", "nonfinite", "numbers", "or_zero", "title", "windows"]
+__all__ = [
+    "NOTABLE",
+    "Advice",
+    "Seen",
+    "common",
+    "grouped",
+    "kept_by_path",
+    "nonfinite",
+    "numbers",
+    "or_zero",
+    "title",
+    "windows",
+]
 
 NOTABLE = 0.05
 """Below this share of lost updates there is nothing to report."""
@@ -77,7 +89,7 @@ class Seen(NamedTuple):
 
     @property
     def when(self) -> str:
-        """The reads to tell of: the last ones, or the last one alone if only that lost anything of note, or if it was the first."""
+        """The reads to tell of: the last ones, or the last alone if it was the first or only it lost anything of note."""
         return f"in the last {int(self.window.reads)} reads" if self._by_window and self.window else "in the last read"
 
     @property

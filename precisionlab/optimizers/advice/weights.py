@@ -8,7 +8,18 @@ import numpy as np
 
 from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
 from precisionlab.formats import FLOAT32
-from precisionlab.optimizers.advice.findings import NOTABLE, Advice, Seen, common, grouped, nonfinite, numbers, or_zero, title, windows
+from precisionlab.optimizers.advice.findings import (
+    NOTABLE,
+    Advice,
+    Seen,
+    common,
+    grouped,
+    nonfinite,
+    numbers,
+    or_zero,
+    title,
+    windows,
+)
 from precisionlab.optimizers.advice.wording import number, percent, size_of
 from precisionlab.optimizers.storing import Stored
 from precisionlab.optimizers.tracking import Record
