@@ -64,8 +64,10 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2")
-FIRST = {("adam", "bfloat16"), ("sgd_momentum", "float16"), ("adagrad", "float8_e4m3fn")}
+FIRST = {("sgd_momentum", "float16"), ("adagrad", "bfloat16")}
 """What every run of the tests takes."""
+SECOND = {("adam", "bfloat16"), ("adagrad", "float8_e4m3fn"), ("rprop", "bfloat16"), ("mechanize", "bfloat16"), ("dog", "bfloat16")}
+"""What is slow, and taken by CI; all others take many minutes."""
 
 
 def in_float32(optimizer: Any) -> Any:
@@ -393,10 +395,14 @@ def runs(make: Callable[[], Any], dtype: str) -> bool:
     return True
 
 
+def _marked(name: str, dtype: str) -> Any:
+    return pytest.mark.slow if (name, dtype) in SECOND else pytest.mark.thorough
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=[] if (name, dtype) in FIRST else pytest.mark.thorough)
+        pytest.param(name, dtype, marks=[] if (name, dtype) in FIRST else _marked(name, dtype))
         for dtype in DTYPES
         for name in OPTIMIZERS
     ],
