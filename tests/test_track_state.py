@@ -242,25 +242,22 @@ def test_every_keeps_the_last_record_of_the_state() -> None:
         there, two, _ = steps[1](there, two, grads)
         if number % 3 == 0:
             last = stagnation(one).state
-        # What is read elsewhere is drawn elsewhere only with the number of the update, and the mean counts reads.
-        same(stagnation(two).state._replace(recent=None), last._replace(recent=None))
+        # What is read elsewhere is drawn elsewhere only with the number of the update, and the windows count reads.
+        same(stagnation(two).state._replace(recent=None, window=None), last._replace(recent=None, window=None))
     assert int(stagnation(two).reads) == 2
     assert int(stagnation(one).reads) == 7
 
 
-def running_mean(fractions: np.ndarray, most: int = 100) -> np.ndarray:
-    """Of each column, as the docstring says: over about the last hundred reads; NaN reads change nothing."""
-    mean, means = np.full(fractions.shape[1], np.nan), []
-    for read, row in enumerate(fractions, 1):
-        known = np.where(np.isnan(mean), row, mean + (row - mean) / min(read, most))
-        mean = np.where(np.isnan(row), mean, known)
-        means.append(mean)
-    return np.array(means)
+def windows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of (reads, leaves, lost and kept) the sums over the last reads, all up to a hundred, then 51 to 100; and how many."""
+    reads = np.arange(1, len(counts) + 1)
+    many = np.where(reads <= 100, reads, 51 + (reads - 1) % 50)
+    return np.stack([counts[read - much : read].sum(0) for read, much in zip(reads, many, strict=True)]), many
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_recent_is_the_mean_share_lost_of_about_the_last_hundred_reads(every: int) -> None:
-    """Leaves that are asked nothing for a while keep theirs, and those never asked have none."""
+def test_recent_is_the_share_lost_of_the_updates_of_the_last_reads(every: int) -> None:
+    """Reads in which a leaf is asked nothing change nothing of it but how many they are; those never asked have no share."""
     params = {"a": jnp.ones(40, jnp.bfloat16), "late": jnp.ones(40, jnp.bfloat16), "never": jnp.ones(3, jnp.bfloat16)}
     pauses = optax.stateless(lambda u, _: u | {"late": jnp.where(u["late"][0] > 0, 0, u["late"])})
     optimizer = track(optax.chain(optax.sgd(1.0, momentum=0.5), pauses), every=every, detail=False)
@@ -273,21 +270,28 @@ def test_recent_is_the_mean_share_lost_of_about_the_last_hundred_reads(every: in
         grads = jax.tree.map(lambda g: g.astype(jnp.bfloat16), grads)
         updates, state = optimizer.update(grads, state, here)
         record = stagnation(state)
-        shown = [record.recent, jax.tree.map(lambda t: t.lost_fraction, record.tally, is_leaf=lambda t: hasattr(t, "landed"))]
-        trace = [record.state.recent, record.state.tally]
-        trace = [optax.tree.get(tree, "trace") for tree in trace]
-        trace[1] = {name: t.lost_fraction for name, t in trace[1].items()}
-        return (optax.apply_updates(here, updates), state), (shown, trace)
+        trace = [optax.tree.get(tree, "trace") for tree in (record.state.recent, record.state.window, record.state.tally)]
+        shown = [(record.recent, record.window, record.tally), trace]
+        return (optax.apply_updates(here, updates), state), [
+            (recent, window, {key: (tally[key].lost, tally[key].asked - tally[key].lost) for key in params})
+            for recent, window, tally in shown
+        ]
 
     _, seen = jax.jit(lambda: jax.lax.scan(one, (params, optimizer.init(params)), jnp.arange(260)))()
-    for means, fractions in seen:
-        tables = [np.stack([np.asarray(tree[key]) for key in params], 1) for tree in (fractions, means)]
-        table, found = (rows[every - 1 :: every] for rows in tables)
-        assert len(table) == 260 // every
-        np.testing.assert_allclose(found, running_mean(table), rtol=1e-4, atol=1e-6)
-        assert 0 < np.nanmean(table[:, 0]) < 1
-        assert fractions is seen[1][1] or 20 < np.isnan(table[20:, 1]).sum() < len(table) - 20
-        assert np.isnan(found[:, 2]).all()
+    for recent, window, counts in seen:
+        found = {key: [np.asarray(held)[every - 1 :: every] for held in window[key]] for key in params}
+        wanted = np.stack([np.stack(counts[key], 1) for key in params], 1)[every - 1 :: every]
+        sums, many = windows(wanted.astype(float))
+        assert len(many) == 260 // every
+        for index, key in enumerate(params):
+            np.testing.assert_array_equal(np.stack(found[key][:2], 1), sums[:, index])
+            np.testing.assert_array_equal(found[key][2], many)
+        with np.errstate(invalid="ignore"):
+            shares = sums[..., 0] / sums.sum(-1)
+        table = np.stack([np.asarray(recent[key])[every - 1 :: every] for key in params], 1)
+        np.testing.assert_allclose(table, shares, rtol=1e-6)
+        assert 0 < np.nanmean(shares[:, 0]) < 1
+        assert np.isnan(table[:, 2]).all()
 
 
 def of_state(record: Record) -> dict[str, pl.Tally]:

@@ -5,9 +5,11 @@ record does not hold the number that an advice would rest on, it says so instead
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -22,19 +24,25 @@ from precisionlab.optimizers.tracking import Record
 __all__ = ["advise"]
 
 
-def advise(record: Record, *, learning_rate: float | None = None, weight_decay: float | None = None) -> list[Advice]:
+Rate = float | Callable[[Any], Any]
+"""A number, or a schedule: the count of updates before to a number."""
+
+
+def advise(record: Record, *, learning_rate: Rate | None = None, weight_decay: Rate | None = None) -> list[Advice]:
     r"""A short ranked list of what is lost, and what would fix it.
 
     Args:
         record: from `stagnation(opt_state)`, outside of jit.
-        learning_rate: if known, what the weight decay asks for is told too.
-        weight_decay: decoupled, as in `optax.adamw`.
+        learning_rate: if known, what the weight decay asks for is told too; a number, or an Optax schedule, which is asked
+            for that of the record's own step.
+        weight_decay: decoupled, as in `optax.adamw`; likewise.
 
     Returns:
         The findings, worst first; one of kind "fine" if there are none.
 
     Raises:
-        TypeError: if this is no record, or a traced one.
+        TypeError: if this is no record, or a traced one; if a rate is neither a number nor a schedule.
+        ValueError: if a rate is negative or not finite.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -54,19 +62,42 @@ def advise(record: Record, *, learning_rate: float | None = None, weight_decay: 
             f"advise: this is a stack of records, of shape {np.shape(held.step)}; take one of them, "
             f"jax.tree.map(lambda x: x[0], record)."
         )
+    count = max(int(held.step) - 1, 0)
+    rates = _rate(learning_rate, "learning_rate", count), _rate(weight_decay, "weight_decay", count)
     if int(held.step) == 0:
         sentence = "Nothing is known yet: track has looked at 0 updates; ask again after one."
         return [Advice("unknown", "weights", "", math.nan, None, sentence)]
-    reads = min(int(held.reads), 100)
-    found = [*_misplaced(held), *about_weights(held, reads, learning_rate, weight_decay), *about_state(held, reads)]
+    found = [*_misplaced(held), *about_weights(held, *rates), *about_state(held)]
     ranked = sorted(found, key=lambda advice: (_RANKS.index(advice.kind), -or_zero(advice.share)))
     return ranked or [_fine(held)]
 
 
 _RANKS = (
     "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter",
-    "ratchet", "stalled", "unbiased", "invisible", "what_if", "unknown",
+    "stalled", "zero", "unbiased", "invisible", "what_if", "unknown",
 )  # fmt: skip
+
+
+def _rate(given: Any, name: str, count: int) -> float | None:
+    """A rate as a number."""
+    if given is None:
+        return None
+    if isinstance(given, str | bytes) or not (callable(given) or np.ndim(given) == 0):
+        raise TypeError(
+            f"advise: {name} must be a number, or a schedule such as optax.linear_schedule(0.0, 1e-3, 100); got {given!r}."
+        )
+    value = given(count) if callable(given) else given
+    if isinstance(value, Tracer):
+        raise TypeError(f"advise: {name} is being traced; call advise outside of jit.")
+    kind = np.asarray(value).dtype
+    if np.ndim(value) or kind == np.bool_ or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        made = f" from the schedule at {count}" if callable(given) else ""
+        raise TypeError(f"advise: {name} must be one real number; got {value!r}{made}.")
+    rate = float(value)
+    if not math.isfinite(rate) or rate < 0:
+        made = f" from the schedule at {count}" if callable(given) else ""
+        raise ValueError(f"advise: {name} must be finite and at least 0; got {rate!r}{made}.")
+    return rate
 
 
 def _misplaced(record: Record) -> Iterable[Advice]:

@@ -2,16 +2,29 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from precisionlab.fates import Tally, total
 from precisionlab.optimizers.advice.wording import number
 from precisionlab.optimizers.storing import Stored
+from precisionlab.optimizers.windows import Window
 
-__all__ = ["NOTABLE", "Advice", "Seen", "common", "grouped", "kept_by_path", "nonfinite", "numbers", "or_zero", "title"]
+__all__ = [
+    "NOTABLE",
+    "Advice",
+    "Seen",
+    "common",
+    "grouped",
+    "kept_by_path",
+    "nonfinite",
+    "numbers",
+    "or_zero",
+    "title",
+    "windows",
+]
 
 NOTABLE = 0.05
 """Below this share of lost updates there is nothing to report."""
@@ -21,12 +34,12 @@ class Advice(NamedTuple):
     """One finding.
 
     Attributes:
-        kind: "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter", "ratchet", "stalled", "unbiased",
-            "invisible", "what_if", "unknown" or "fine".
+        kind: "misplaced", "nonfinite", "frozen", "decay", "forgetful", "counter", "stalled", "zero", "unbiased", "invisible",
+            "what_if", "unknown" or "fine".
         site: "weights" or "state".
         path: of the leaf, or of several that differ in numbers alone, such as layers/*/norm/scale.
-        share: of the updates asked for, what is lost.
-        cure: the name of a function in `precisionlab.optimizers`, or "float32", or None.
+        share: of the updates asked for, what is lost; over the reads that the sentence names.
+        cure: the name of a function in `precisionlab.optimizers`, or "float32" (store it so), or None.
         sentence: all of it in words.
     """
 
@@ -48,17 +61,48 @@ class Seen(NamedTuple):
         path: what their paths have in common.
         paths: all of them.
         tally: the sum of their tallies.
-        recent: the mean of their running means of lost updates.
+        window: the sum of what their last reads lost and kept; None if that is not known.
         stored: what they are stored in, if known.
         kept: what an update without gradient keeps of them, as meant and as stored; NaN where unknown.
+        narrowed: whether the optimizer rounds them by itself before they are stored; None where unknown.
+        gradients: how many entries of their gradients were not zero.
     """
 
     path: str
     paths: list[str]
     tally: Tally
-    recent: float
+    window: Window | None
     stored: Stored | None
-    kept: tuple[float, float]
+    kept: tuple[float, float] = (math.nan, math.nan)
+    narrowed: bool | None = None
+    gradients: int = 0
+
+    @property
+    def lost(self) -> float:
+        """The share lost in the last read; 0 if nothing was asked."""
+        return or_zero(float(self.tally.lost_fraction))
+
+    @property
+    def share(self) -> float:
+        """The share lost in the reads of `when`."""
+        return or_zero(float(self.window.share)) if self._by_window else self.lost
+
+    @property
+    def when(self) -> str:
+        """The reads to tell of: the last ones, or the last alone if it was the first or only it lost anything of note."""
+        return f"in the last {int(self.window.reads)} reads" if self._by_window and self.window else "in the last read"
+
+    @property
+    def updates(self) -> str:
+        """What is lost in part in these reads."""
+        count = self.tally.entries if self._by_window else self.tally.asked
+        return f"the updates of {number(count)} entries"
+
+    @property
+    def _by_window(self) -> bool:
+        if self.window is None or not float(self.window.reads) > 1:
+            return False
+        return or_zero(float(self.window.share)) >= NOTABLE or self.lost < NOTABLE
 
 
 def or_zero(share: float) -> float:
@@ -101,21 +145,40 @@ def kept_by_path(kept: Any) -> dict[str, tuple[float, float]]:
     return {leaf: (sides["meant"], sides["stored"]) for leaf, sides in pairs.items()}
 
 
+def windows(tree: Any) -> dict[str, Window]:
+    """The windows of a tree under the paths of their leaves."""
+    held = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Window))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): window for path, window in held}
+
+
 def grouped(
-    tallies: dict[str, Tally], recent: dict[str, float], storage: dict[str, Stored], kept: dict[str, Any]
+    tallies: dict[str, Tally],
+    window: dict[str, Window],
+    storage: dict[str, Stored],
+    kept: Mapping[str, tuple[float, float]] | None = None,
+    narrowed: Mapping[str, float] | None = None,
+    gradients: Mapping[str, float] | None = None,
 ) -> list[Seen]:
     """Leaves whose paths differ in numbers alone, and that are stored and lose alike, as one."""
-    groups: dict[Any, list[str]] = {}
+    kept, narrowed, gradients = kept or {}, narrowed or {}, gradients or {}
+    groups: dict[Any, list[Seen]] = {}
     for path, tally in tallies.items():
-        lost = or_zero(float(tally.lost_fraction))
-        groups.setdefault((_pattern(path), storage.get(path), kept.get(path), lost >= NOTABLE), []).append(path)
-    seen = []
-    for (_, stored, pair, _), paths in groups.items():
-        known = [recent[path] for path in paths if not math.isnan(recent[path])]
-        mean = float(np.mean(known)) if known else math.nan
-        held = total([tallies[path] for path in paths])
-        seen.append(Seen(common(paths), paths, held, mean, stored, pair or (math.nan, math.nan)))
-    return seen
+        pair, flag = kept.get(path, (math.nan, math.nan)), narrowed.get(path, math.nan)
+        one = Seen(
+            path, [path], tally, window.get(path), storage.get(path), pair, None if math.isnan(flag) else flag > 0,
+            int(gradients.get(path, 0)),
+        )  # fmt: skip
+        alike = (_pattern(path), one.stored, *map(str, pair), one.narrowed, one.when, one.share >= NOTABLE)
+        groups.setdefault(alike, []).append(one)
+    return [_together(seen) for seen in groups.values()]
+
+
+def _together(seen: list[Seen]) -> Seen:
+    paths = [one.path for one in seen]
+    known = [one.window for one in seen if one.window is not None]
+    window = Window(*(sum(float(held[index]) for held in known) for index in range(2)), known[0].reads) if known else None
+    tally, gradients = total([one.tally for one in seen]), sum(one.gradients for one in seen)
+    return seen[0]._replace(path=common(paths), paths=paths, tally=tally, window=window, gradients=gradients)
 
 
 def title(seen: Seen) -> str:

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from precisionlab.averages import is_ratchet, stall_level
 from precisionlab.fates import by_path
-from precisionlab.formats import FORMATS, Format
+from precisionlab.formats import FLOAT32
 from precisionlab.optimizers.advice.findings import (
     NOTABLE,
     Advice,
@@ -14,76 +13,93 @@ from precisionlab.optimizers.advice.findings import (
     kept_by_path,
     nonfinite,
     numbers,
-    or_zero,
     title,
+    windows,
 )
-from precisionlab.optimizers.advice.wording import number, percent, size_of, when
-from precisionlab.optimizers.storing import Stored
+from precisionlab.optimizers.advice.wording import number, percent, size_of
 from precisionlab.optimizers.tracking import Record
 
 __all__ = ["about_state"]
 
 
-def about_state(record: Record, reads: int) -> Iterable[Advice]:
-    """Findings, leaf by leaf; `reads` is what the running means are of."""
+def about_state(record: Record) -> Iterable[Advice]:
+    """Findings, leaf by leaf."""
     state = record.state
     if state is None:
         return
     storage = {} if record.storage is None else dict(record.storage.state)
-    kept = kept_by_path(state.kept)
-    for seen in grouped(by_path(state.tally), numbers(state.recent), storage, kept):
-        name, tally = f"{title(seen)} in the optimizer's state", seen.tally
-        if int(tally.nonfinite):
-            yield nonfinite(seen, "state", name)
-        meant, stored = seen.kept
-        lost = float(tally.lost_fraction)
-        share = seen.recent if not math.isnan(seen.recent) else lost
-        little = max(or_zero(lost), or_zero(seen.recent)) < NOTABLE
-        if seen.stored is not None and seen.stored.stochastic:
-            if not little:
-                sentence = (
-                    f"{name}: {percent(share)} of the updates of {number(tally.asked)} entries lost {when(reads)}. Rounding "
-                    f"is stochastic: those that land make up for them on average; nothing to do."
-                )
-                yield Advice("unbiased", "state", seen.path, share, None, sentence)
-        elif meant < 1 and stored == 1:
-            fell = f"; of {number(tally.falling)} entries that should have fallen in the last read {number(tally.fell)} did"
-            sentence = (
-                f"{name}: in an update without gradient it is multiplied by {meant:.6g} as meant, by 1 as stored, so it "
-                f"forgets nothing{fell if int(tally.falling) else ''}. {_float32(seen)}, or make the update in float32 and "
-                f"round it stochastically (round_state)."
-            )
-            yield Advice("forgetful", "state", seen.path, or_zero(lost), "float32", sentence)
-        elif little:
-            continue
-        elif int(tally.entries) == len(seen.paths) and math.isnan(meant):
-            yield _counter(seen, name, share, reads)
-        elif int(tally.falling) and not int(tally.fell) and _never_falls(seen):
-            sentence = (
-                f"{name}: a ratchet: {number(tally.falling)} entries should have fallen in the last read, 0 did "
-                f"({percent(share)} of all updates lost {when(reads)}). {_level(seen)}Made in float32 and rounded "
-                f"stochastically (round_state) it falls on average. {_float32(seen)}."
-            )
-            yield Advice("ratchet", "state", seen.path, share, "round_state", sentence)
-        else:
-            tiny = _among_subnormals(seen)
-            by_chance = "" if tiny else "Made in float32 and rounded stochastically (round_state) they count on average. "
-            sentence = (
-                f"{name}: {percent(share)} of the updates of {number(tally.asked)} entries lost {when(reads)}. "
-                f"{_level(seen)}{by_chance}{_float32(seen)}."
-            )
-            yield Advice("stalled", "state", seen.path, share, "float32" if tiny else "round_state", sentence)
+    owners = list(by_path(record.tally))
+    seen = grouped(by_path(state.tally), windows(state.window), storage, kept_by_path(state.kept), numbers(state.narrowed))
+    for leaf in seen:
+        name = f"{title(leaf)} in the optimizer's state"
+        if int(leaf.tally.nonfinite):
+            yield nonfinite(leaf, "state", name)
+        yield from _about(leaf, name, owned=any(leaf.paths[0].endswith(path) for path in owners))
 
 
-def _float32(seen: Seen) -> str:
+def _about(seen: Seen, name: str, *, owned: bool) -> Iterable[Advice]:
+    """What is lost of a leaf, if anything that counts; `round_state` is for those that belong to parameters."""
+    meant, stored = seen.kept
+    chance = seen.stored is not None and seen.stored.stochastic
+    forgetful = 0 < meant < 1 and stored == 1 and not chance
+    single = int(seen.tally.entries) == len(seen.paths)
+    # A number that is set anew in every update has nothing to lose: what is stored is what was meant, rounded.
+    if not forgetful and (seen.share < NOTABLE or meant == 0 or (single and math.isnan(meant) and not chance)):
+        return
+    lost = f"{percent(seen.share)} of {seen.updates} lost {seen.when}"
+    if chance:
+        yield _by_chance(seen, f"{name}: {lost}.")
+        return
+    if forgetful:
+        tally = seen.tally
+        # What has moved may have gone the other way: what was added is kept whole, and what was to be forgotten is not.
+        still = int(tally.falling) > 0 and int(tally.fell) == 0
+        fell = f"; of {number(tally.falling)} entries that should have fallen in the last read 0 did" if still else ""
+        what = (
+            f"{name}: in an update without gradient it is multiplied by {meant:.6g} as meant, by 1 as stored, so it forgets "
+            f"nothing{fell}."
+        )
+        kind, share, average = "forgetful", seen.lost, "it forgets"
+    elif single and meant == 1:
+        yield _counter(seen, name)
+        return
+    else:
+        what, kind, share, average = f"{name}: {lost}.", "stalled", seen.share, "each counts"
+    if seen.stored is not None and seen.stored.precision >= FLOAT32.precision:
+        yield Advice(kind, "state", seen.path, share, None, f"{what} {_in_float32(seen)}")
+        return
+    wide = f"Store it in float32, for {_more(seen)} more"
+    if not owned or _among_subnormals(seen):
+        yield Advice(kind, "state", seen.path, share, "float32", f"{what} {wide}.")
+        return
+    by_chance = f"round it stochastically (round_state, which makes the update in float32): then {average} on average"
+    cure = "float32" if kind == "forgetful" else "round_state"
+    yield Advice(kind, "state", seen.path, share, cure, f"{what} {wide}, or {by_chance}.")
+
+
+def _by_chance(seen: Seen, what: str) -> Advice:
+    if seen.narrowed:
+        sentence = (
+            f"{what} Rounding is stochastic, but of what the optimizer has rounded by itself before, so that nothing makes up "
+            f"for them: leave the casts in its own update out (mu_dtype and the like), or store it in float32."
+        )
+        return Advice("stalled", "state", seen.path, seen.share, "float32", sentence)
+    surely = "" if seen.narrowed is False else ", if the optimizer makes its update in float32"
+    sentence = f"{what} Rounding is stochastic: those that land make up for them on average{surely}; nothing to do."
+    return Advice("unbiased", "state", seen.path, seen.share, None, sentence)
+
+
+def _in_float32(seen: Seen) -> str:
+    """What helps what is stored in float32 already."""
+    if seen.narrowed:
+        return "It is stored wide, but the optimizer rounds it to fewer bits in every update: leave that cast out."
+    shorter = ", or a smaller decay" if 0 < seen.kept[0] < 1 else ""
+    return f"That is what the storage itself loses: only a wider one (float64){shorter} keeps more."
+
+
+def _more(seen: Seen) -> str:
     spare = 0 if seen.stored is None else seen.stored.itemsize or 0
-    return f"Store it in float32, for {size_of((4 - spare) * int(seen.tally.entries))} more"
-
-
-def _never_falls(seen: Seen) -> bool:
-    fmt = _format(seen.stored)
-    meant = seen.kept[0]
-    return fmt is not None and 0 < meant < 1 and is_ratchet(round(meant, 6), fmt)
+    return size_of((4 - spare) * int(seen.tally.entries))
 
 
 def _among_subnormals(seen: Seen) -> bool:
@@ -91,28 +107,14 @@ def _among_subnormals(seen: Seen) -> bool:
     return stored is not None and int(seen.tally.finest) == stored.emin - stored.precision + 1
 
 
-def _counter(seen: Seen, name: str, share: float, reads: int) -> Advice:
+def _counter(seen: Seen, name: str) -> Advice:
     tally, precision = seen.tally, 0 if seen.stored is None else seen.stored.precision
-    where = "" if tally.coarsest is None or not precision else f" at {2.0 ** (int(tally.coarsest) + precision - 1):g} or above"
-    law = f" ({precision} significand bits count by ones up to 2^{precision} = {2**precision})" if precision else ""
-    sentence = (
-        f"{name}: a single number that stands still{where}: {percent(share)} of its updates lost {when(reads)}{law}. "
-        f"Make it an integer, or float32."
-    )
-    return Advice("counter", "state", seen.path, share, "float32", sentence)
-
-
-def _level(seen: Seen) -> str:
-    """Where an average of this decay stalls, if both are known."""
-    meant, stored = seen.kept[0], seen.stored
-    fmt = _format(stored)
-    if not 0 < meant < 1 or fmt is None or _among_subnormals(seen):
-        return ""
-    return (
-        f"With decay {meant:.6g} an average of a constant that starts at 0 comes to rest at "
-        f"{percent(stall_level(round(meant, 6), fmt))} of it. "
-    )
-
-
-def _format(stored: Stored | None) -> Format | None:
-    return None if stored is None else FORMATS.get(stored.name)
+    known = int(tally.stagnated) > 0 and precision > 0
+    where = f" at {2.0 ** (int(tally.coarsest) + precision - 1):g} or above" if known else ""
+    law = f" (with {precision} significand bits a count by ones stops at 2^{precision} = {2**precision})" if precision else ""
+    sentence = f"{name}: a sum that stands still{where}: {percent(seen.share)} of its updates lost {seen.when}{law}. "
+    if precision >= FLOAT32.precision:
+        cure, sentence = None, f"{sentence}{_in_float32(seen)}"
+    else:
+        cure, sentence = "float32", f"{sentence}Store it in float32, or as an integer if it counts whole numbers."
+    return Advice("counter", "state", seen.path, seen.share, cure, sentence)

@@ -8,8 +8,19 @@ import numpy as np
 
 from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
 from precisionlab.formats import FLOAT32
-from precisionlab.optimizers.advice.findings import NOTABLE, Advice, Seen, common, grouped, nonfinite, numbers, or_zero, title
-from precisionlab.optimizers.advice.wording import number, percent, size_of, when
+from precisionlab.optimizers.advice.findings import (
+    NOTABLE,
+    Advice,
+    Seen,
+    common,
+    grouped,
+    nonfinite,
+    numbers,
+    or_zero,
+    title,
+    windows,
+)
+from precisionlab.optimizers.advice.wording import number, percent, size_of
 from precisionlab.optimizers.storing import Stored
 from precisionlab.optimizers.tracking import Record
 
@@ -19,39 +30,67 @@ _SMALL = 0.01
 """A share of the weights whose storage in float32 is not worth a second thought."""
 
 
-def about_weights(record: Record, reads: int, lr: float | None, decay: float | None) -> Iterable[Advice]:
-    """Findings, leaf by leaf, then of all; `reads` is what the running means are of, `lr` and `decay` may be unknown."""
+def about_weights(record: Record, lr: float | None, decay: float | None) -> Iterable[Advice]:
+    """Findings, leaf by leaf, then of all; `lr` and `decay` may be unknown."""
     storage = {} if record.storage is None else dict(record.storage.weights)
-    groups = grouped(by_path(record.tally), numbers(record.recent), storage, {})
+    groups = grouped(by_path(record.tally), windows(record.window), storage, gradients=numbers(record.gradients))
     everything = sum(int(seen.tally.entries) for seen in groups)
     for seen in groups:
         name = title(seen)
         if int(seen.tally.nonfinite):
             yield nonfinite(seen, "weights", name)
-        lost, stagnated = float(seen.tally.lost_fraction), float(seen.tally.stagnated_fraction)
-        if max(lost, or_zero(seen.recent)) >= NOTABLE:
-            yield _frozen(record, seen, name, reads, everything)
+        stagnated = or_zero(float(seen.tally.stagnated_fraction))
+        if seen.share >= NOTABLE:
+            yield _frozen(record, seen, name, everything)
         elif seen.tally.invisible is not None and stagnated >= NOTABLE:
-            most = "all" if lost == 0 else f"all except {percent(lost)}"
+            most = "all" if seen.lost == 0 else f"all except {percent(seen.lost)}"
             sentence = (
                 f"{name}: {percent(stagnated)} of {number(seen.tally.asked)} updates do not show in the weights, and "
                 f"{most} are kept (by a master or a compensation) and land once enough has "
                 f"gathered: invisible, not lost; nothing to do."
             )
-            yield Advice("invisible", "weights", seen.path, lost, None, sentence)
-    if lr is not None and decay:
+            yield Advice("invisible", "weights", seen.path, seen.lost, None, sentence)
+    if lr != 0:
+        yield from _zero(groups, lr is not None)
+    if lr is not None and decay is not None and lr * decay > 0:
         yield from _decay_does_nothing(groups, lr * decay)
     yield from _what_if(record)
 
 
-def _frozen(record: Record, seen: Seen, name: str, reads: int, everything: int) -> Advice:
-    tally, stored = seen.tally, seen.stored
-    share = seen.recent if not math.isnan(seen.recent) else float(tally.lost_fraction)
-    parts = [f"{name}: {percent(share)} of the updates of {number(tally.asked)} entries lost {when(reads)}."]
+def _zero(groups: list[Seen], rate_known: bool) -> Iterable[Advice]:
+    """Updates that are all zero where gradients are not: of everything, or of leaves where what is small underflows."""
+    still = [seen for seen in groups if int(seen.tally.zero) == int(seen.tally.entries) > 0]
+    alone = len(still) < len([seen for seen in groups if int(seen.tally.entries)])
+    for seen in still:
+        stored = seen.stored
+        if not seen.gradients or (alone and (stored is None or stored.emin <= FLOAT32.emin)):
+            continue
+        meant = "" if rate_known else "a learning rate of 0 as in the first step of a warm-up, "
+        least = "" if stored is None else f" (in {stored.name or 'its format'} whatever is below {_least(stored):.1e} is 0)"
+        sentence = (
+            f"{title(seen)}: every update of {number(seen.tally.entries)} entries was exactly zero in the last read, though "
+            f"{number(seen.gradients)} entries of the gradient were not. That may be meant ({meant}a mask, gradients that are "
+            f"gathered first); if not, the optimizer's own arithmetic lost them{least}: make its update in float32."
+        )
+        yield Advice("zero", "weights", seen.path, math.nan, None, sentence)
+
+
+def _least(stored: Stored) -> float:
+    """Half of the smallest positive number: what is smaller is rounded to zero."""
+    return 2.0 ** (stored.emin - stored.precision)
+
+
+def _frozen(record: Record, seen: Seen, name: str, everything: int) -> Advice:
+    tally, stored, share = seen.tally, seen.stored, seen.share
+    lost = f"{name}: {percent(share)} of {seen.updates} lost {seen.when}."
     if stored is not None and stored.stochastic:
         quality = "" if tally.update_mass is None else f" (<w' - w, u> / <u, u> is {float(tally.descent_quality):.3g})"
-        parts.append(f"Rounding is stochastic: those that land make up for them on average{quality}; nothing to do.")
-        return Advice("unbiased", "weights", seen.path, share, None, " ".join(parts))
+        sentence = f"{lost} Rounding is stochastic: those that land make up for them on average{quality}; nothing to do."
+        return Advice("unbiased", "weights", seen.path, share, None, sentence)
+    parts = [lost]
+    if int(tally.stagnated) == 0:
+        parts.append(f"In the last read {'all landed' if int(tally.asked) else 'nothing was asked of them'}.")
+        return Advice("frozen", "weights", seen.path, share, None, " ".join(parts))
     if tally.update_mass is None or stored is None:
         parts.append("How far they are from landing is not known: track with detail=True.")
         return Advice("frozen", "weights", seen.path, share, None, " ".join(parts))
@@ -130,12 +169,12 @@ def _decay_does_nothing(groups: list[Seen], asked: float) -> Iterable[Advice]:
     ]
     if held:
         entries, all_entries = (sum(int(seen.tally.entries) for seen in part) for part in (held, groups))
-        wide = ", float32 in every step" if asked > 2.0**-FLOAT32.precision else ""
+        wide = "; stored in float32, in every step" if asked > 2.0**-FLOAT32.precision else ""
         least = min(2.0 ** -(seen.stored.precision + 1) for seen in held if seen.stored is not None)
         sentence = (
             f"Weight decay alone does nothing to {number(entries)} of {number(all_entries)} weights: it asks for {asked:.1e} "
-            f"of each in a step, and none moves towards zero by {least:.1e} of itself or less. Stochastic rounding would apply "
-            f"it on average (round_params){wide}."
+            f"of each in a step, and none moves towards zero by {least:.1e} of itself or less. Made in float32 and rounded "
+            f"stochastically (round_params) it is applied on average{wide}."
         )
         yield Advice(
             "decay", "weights", common([seen.path for seen in held]) if len(held) == 1 else "*", 1.0, "round_params", sentence

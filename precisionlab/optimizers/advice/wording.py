@@ -3,12 +3,7 @@
 import math
 from typing import Any
 
-__all__ = ["number", "percent", "size_of", "when"]
-
-
-def when(reads: int) -> str:
-    """Over how many reads a mean goes."""
-    return "in the last read" if reads <= 1 else f"in the last {reads} reads"
+__all__ = ["number", "percent", "size_of"]
 
 
 def percent(share: float) -> str:
