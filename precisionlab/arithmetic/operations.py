@@ -21,10 +21,12 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic import products
 from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
-from precisionlab.arithmetic.carrying import bound, carrier_dtype, carrier_for, format_of_dtype, is_float, native
+from precisionlab.arithmetic.carrying import bound, carrier_dtype, carrier_for, format_of_dtype, is_float, is_inexact, native
+from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.arithmetic.convolutions import rounded_convolution
 from precisionlab.arithmetic.exact_sums import sum_to_odd
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
+from precisionlab.arithmetic.scatters import rounded_scatter
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import CARRIERS, Carrier, uncontracted
 from precisionlab.formats import Format, is_concrete
@@ -45,7 +47,7 @@ def operate(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
         grid = _common_grid(eqn, inputs, frame)
         return [Held(result, grid) for result in results]
     return [
-        settled(result, var.aval.dtype, eqn, arrays, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
+        settled(result, var.aval.dtype, eqn, arrays, frame) if is_inexact(var.aval.dtype) else Held(result, UNKNOWN)
         for result, var in zip(results, eqn.outvars, strict=True)
     ]
 
@@ -53,8 +55,10 @@ def operate(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
 def is_rounded(eqn: Any, frame: Frame) -> bool:
     """Whether results of an equation may be off the grid."""
     name = eqn.primitive.name
-    if not any(is_float(var.aval.dtype) for var in eqn.outvars):
+    if not any(is_inexact(var.aval.dtype) for var in eqn.outvars):
         return False
+    if name == "abs" and is_complex(eqn.invars[0].aval.dtype):
+        return True
     if name in FLIPS_SIGN:
         fmt = _format(name, eqn.outvars[0].aval.dtype, frame)
         return not (isinstance(fmt.zeros, int) and fmt.zeros == 2)
@@ -63,6 +67,9 @@ def is_rounded(eqn: Any, frame: Frame) -> bool:
 
 def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
     """An operand in the format of the operation that reads it (no name: what only passes on, and is moved as it is)."""
+    if is_complex(dtype):
+        both = (value._replace(array=part) for part in parts(value.array))
+        return joined(*(entered(part, name, real_dtype(dtype), frame) for part in both))
     rule = frame.arithmetic.format_of(name, frame.path)
     if not is_float(dtype) or ((name in EXACT or not name) and value.grid != RAW):
         return value.array
@@ -81,6 +88,8 @@ def entered(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
 
 def rounded_argument(array: Array, dtype: Any, frame: Frame) -> Array:
     """An argument of the function, in the format that holds by default."""
+    if is_complex(dtype):
+        return joined(*(rounded_argument(part, real_dtype(dtype), frame) for part in parts(array)))
     fmt = _format("", dtype, frame)
     return array if _holds_all(fmt, carrier_for(array)) else _rounded(array, fmt, frame.arithmetic.mode_of("", ()), frame)
 
@@ -111,7 +120,10 @@ def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode)
 
 
 def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
-    """A computed result of the carrier, rounded to the format of its operation."""
+    """A computed result of the carrier, rounded to the format of its operation; both parts, if it is complex."""
+    if is_complex(dtype):
+        both = [settled(part, real_dtype(dtype), eqn, arrays, frame) for part in parts(result)]
+        return Held(joined(*(part.array for part in both)), both[0].grid)
     name = eqn.primitive.name
     fmt = _format(name, dtype, frame)
     mode = frame.arithmetic.mode_of(name, frame.path)
@@ -159,7 +171,7 @@ def _common_grid(eqn: Any, inputs: list[Held], frame: Frame) -> Grid:
     """What is known of values that an exact operation moved."""
     grids: list[Grid] = []
     for value, var in zip(inputs, eqn.invars, strict=True):
-        if is_float(var.aval.dtype):
+        if is_inexact(var.aval.dtype):
             raw = value.grid == RAW
             grids.append(_format(eqn.primitive.name, var.aval.dtype, frame) if raw else value.grid)
     return grids[0] if grids and all(grid is grids[0] for grid in grids) else UNKNOWN
@@ -170,7 +182,7 @@ def results_of(eqn: Any, arrays: list[Any], frame: Frame) -> list[Array]:
     name, carrier = eqn.primitive.name, frame.arithmetic.carrier
     if name in _SPECIAL:
         return [_SPECIAL[name](eqn, arrays, frame)]
-    if name not in EXACT | ROUNDED and any(is_float(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)):
+    if name not in EXACT | ROUNDED and any(is_inexact(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)):
         return native(eqn, arrays, carrier)
     return bound(eqn, arrays, carrier)
 
@@ -261,6 +273,26 @@ def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Calla
     return special
 
 
+def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    left = jnp.asarray(arrays[0])
+    if not is_float(eqn.outvars[0].aval.dtype):
+        return _plain(eqn, arrays, frame)
+    return bound(eqn, arrays, frame.arithmetic.carrier, precision=_HIGHEST, preferred_element_type=left.dtype)[0]
+
+
+def _scatter(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    arithmetic, name = frame.arithmetic, eqn.primitive.name
+    if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
+        return _plain(eqn, arrays, frame)
+    mode = arithmetic.mode_of(name, frame.path)
+    options = {option: eqn.params[option] for option in ("dimension_numbers", "indices_are_sorted", "unique_indices")}
+    operand, indices, updates = map(jnp.asarray, arrays)
+    return rounded_scatter(
+        name, operand, indices, updates, arithmetic.accumulation, mode, _key(mode, frame),
+        mode_of_indices=eqn.params["mode"], **options,
+    )  # fmt: skip
+
+
 def _key(mode: Mode, frame: Frame) -> Array | None:
     return frame.next_words() if isinstance(mode, Stochastic) else None
 
@@ -277,6 +309,10 @@ _SPECIAL: dict[str, Callable[..., Array]] = {
     "bitcast_convert_type": _bits,
     "dot_general": _matrix_product,
     "conv_general_dilated": _convolution,
+    "ragged_dot_general": _ragged_product,
+    "scatter-add": _scatter,
+    "scatter-mul": _scatter,
+    "scatter-sub": _scatter,
     "reduce_sum": _reduction(rounded_sum, ("axes",)),
     "reduce_prod": _reduction(rounded_prod, ("axes",)),
     "cumsum": _reduction(rounded_cumsum, ("axis", "reverse")),

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from precisionlab._nearest import allowed_names
-from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
+from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_inexact
 from precisionlab.arithmetic.equations import (
     is_sampler,
     moves_only,
@@ -87,7 +87,7 @@ def _returned(array: Any, var: Any) -> Any:
 def _argument(array: Any, var: Any, frame: Frame) -> Held:
     dtype = dtype_of(var)
     held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
-    if not is_float(dtype):
+    if not is_inexact(dtype):
         return held
     rule = frame.arithmetic.format_of("", ())
     return held._replace(array=rounded_argument(held.array, dtype, frame), grid=rule if isinstance(rule, Format) else UNKNOWN)
