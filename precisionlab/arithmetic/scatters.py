@@ -61,16 +61,16 @@ def rounded_scatter(
         The updated operand, with the derivative of the exact scatter.
     """
     options = {"indices_are_sorted": indices_are_sorted, "unique_indices": unique_indices, "mode": mode_of_indices}
-    exact = partial(_scattered, _SCATTERS[name], indices, dimension_numbers, options)
+    exact = partial(_scattered, _SCATTERS[name], dimension_numbers, options)
     places, terms = _in_order(operand, indices, updates, dimension_numbers, mode_of_indices)
     rounded = compiled_run((operand.reshape(-1), terms, places), how, mode, key, _one_by_one, name)
-    return straight_through(exact, rounded.reshape(operand.shape), operand, updates)
+    return straight_through(exact, rounded.reshape(operand.shape), operand, indices, updates)
 
 
 _SCATTERS = {"scatter-add": lax.scatter_add, "scatter-sub": lax.scatter_sub, "scatter-mul": lax.scatter_mul}
 
 
-def _scattered(scatter: Any, indices: Array, numbers: Any, options: dict[str, Any], operand: Array, updates: Array) -> Array:
+def _scattered(scatter: Any, numbers: Any, options: dict[str, Any], operand: Array, indices: Array, updates: Array) -> Array:
     return scatter(operand, indices, updates, numbers, **options)
 
 
