@@ -229,10 +229,12 @@ def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _bits(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """The bits of the dtype that the program names."""
     return native(eqn, arrays, frame.arithmetic.carrier)[0]
 
 
 def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Exact products, float32 partial sums, one rounding; with an `accumulation`, its formats and order; block formats for operands."""
     name, dtype = eqn.primitive.name, eqn.outvars[0].aval.dtype
     if not is_float(dtype):
         return _plain(eqn, arrays, frame)
@@ -250,6 +252,7 @@ def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _convolution(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """As a matrix product, window by window."""
     arithmetic = frame.arithmetic
     if not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)
@@ -263,6 +266,7 @@ def _convolution(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Callable[..., Array]:
     def special(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+        """In float32, rounded once; with an `accumulation`, in its formats and order."""
         arithmetic = frame.arithmetic
         if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
             return _plain(eqn, arrays, frame)
@@ -274,6 +278,7 @@ def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Calla
 
 
 def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Exact products and float32 partial sums within a group, one rounding, whatever the `accumulation`."""
     left = jnp.asarray(arrays[0])
     if not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)
@@ -281,6 +286,7 @@ def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _scatter(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Float32 sums (products), rounded once; with an `accumulation`, one update after the other, each rounded."""
     arithmetic, name = frame.arithmetic, eqn.primitive.name
     if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)
