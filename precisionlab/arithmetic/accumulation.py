@@ -36,6 +36,7 @@ from precisionlab.randomness import check_key
 __all__ = [
     "Accumulation",
     "check_accumulation",
+    "compiled_run",
     "contract",
     "dot",
     "rounded_cumprod",
@@ -178,7 +179,7 @@ def contract(
     """
     key = _checked_key(how, mode, key, "contract")
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return straight_through(exact, _run((a, b), how, mode, key, _contract), a, b)
+    return straight_through(exact, compiled_run((a, b), how, mode, key, _contract), a, b)
 
 
 def rounded_sum(
@@ -200,7 +201,7 @@ def rounded_sum(
     """
     key = _checked_key(how, mode, key, "rounded_sum")
     axes = _normal(axes, x.ndim)
-    return straight_through(partial(jnp.sum, axis=axes), _run((x,), how, mode, key, _sum, axes), x)
+    return straight_through(partial(jnp.sum, axis=axes), compiled_run((x,), how, mode, key, _sum, axes), x)
 
 
 def rounded_cumsum(
@@ -221,7 +222,7 @@ def rounded_cumsum(
     key = _checked_key(how, mode, key, "rounded_cumsum")
     axis = axis % x.ndim
     exact = partial(lax.cumsum, axis=axis, reverse=reverse)
-    return straight_through(exact, _run((x,), how, mode, key, _running, axis, reverse, False), x)
+    return straight_through(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, False), x)
 
 
 def rounded_prod(
@@ -233,7 +234,7 @@ def rounded_prod(
     """
     key = _checked_key(how, mode, key, "rounded_prod")
     axes = _normal(axes, x.ndim)
-    return straight_through(partial(jnp.prod, axis=axes), _run((x,), how, mode, key, _product, axes), x)
+    return straight_through(partial(jnp.prod, axis=axes), compiled_run((x,), how, mode, key, _product, axes), x)
 
 
 def rounded_cumprod(
@@ -243,7 +244,7 @@ def rounded_cumprod(
     key = _checked_key(how, mode, key, "rounded_cumprod")
     axis = axis % x.ndim
     exact = partial(lax.cumprod, axis=axis, reverse=reverse)
-    return straight_through(exact, _run((x,), how, mode, key, _running, axis, reverse, True), x)
+    return straight_through(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -272,7 +273,7 @@ def _normal(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(axis % ndim for axis in axes)
 
 
-def _run(
+def compiled_run(
     arrays: tuple[Array, ...], how: Accumulation, mode: Mode, key: Any, body: Callable[..., Array], *options: Any
 ) -> Array:
     """One compiled call, with the concrete numbers of the formats compiled in and the others passed."""

@@ -14,12 +14,13 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from precisionlab._typing import Array
+from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
 from precisionlab.formats import FORMATS, Format
 
 __all__ = [
     "as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "double", "dtype_of", "format_of_dtype", "is_float",
-    "is_on_host", "native", "on_its_side",
+    "is_inexact", "is_on_host", "native", "on_its_side",
 ]  # fmt: skip
 
 _SMALLEST_NORMAL = 2.0**-126
@@ -30,8 +31,16 @@ def is_float(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating)
 
 
+def is_inexact(dtype: Any) -> bool:
+    """Whether a dtype is a floating-point one, real or complex."""
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
 def carrier_dtype(dtype: Any, carrier: Any) -> Any:
     """The dtype that carries values of a float dtype; other dtypes carry themselves."""
+    if is_complex(dtype):
+        wide = carrier_dtype(real_dtype(dtype), carrier) == np.float64
+        return np.dtype(np.complex128 if wide else np.complex64)
     if not is_float(dtype):
         return dtype
     return np.dtype(carrier or (jnp.float64 if dtype == jnp.float64 else jnp.float32))
@@ -43,8 +52,8 @@ def dtype_of(var: Any) -> Any:
 
 
 def format_of_dtype(dtype: Any) -> Format:
-    """The format that a float dtype is."""
-    return FORMATS[np.dtype(dtype).name]
+    """The format that a float dtype is, or that of the parts of a complex one."""
+    return FORMATS[np.dtype(real_dtype(dtype) if is_complex(dtype) else dtype).name]
 
 
 def carried(x: Any, dtype: Any, carrier: Any) -> Any:
@@ -54,6 +63,8 @@ def carried(x: Any, dtype: Any, carrier: Any) -> Any:
         return np.asarray(x, dtype).astype(wide)
     if x.dtype == wide:
         return x
+    if is_complex(dtype):
+        return joined(*(carried(part, real_dtype(dtype), carrier) for part in parts(x)))
     if wide == np.float64:
         return as_float64(x if x.dtype == jnp.float32 else x.astype(jnp.float32))
     return x.astype(wide)
@@ -75,8 +86,10 @@ def double(x: Any) -> Any:
 
 def as_typed(x: Array, dtype: Any) -> Array:
     """A carried value in the dtype that the program names; exact where that dtype has the value."""
-    if x.dtype == dtype or not is_float(dtype):
+    if x.dtype == dtype or not is_inexact(dtype):
         return x
+    if is_complex(dtype):
+        return joined(*(as_typed(part, real_dtype(dtype)) for part in parts(x)))
     if x.dtype == jnp.float64 and dtype != jnp.float64:
         x = _narrowed(x)
     return x if x.dtype == dtype else x.astype(dtype)

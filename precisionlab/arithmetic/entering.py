@@ -14,6 +14,7 @@ import numpy as np
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.carrying import carrier_for, format_of_dtype, is_float, on_its_side
+from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import CARRIERS, Carrier
@@ -35,6 +36,10 @@ def entered(value: Held, name: str, dtype: Any, frame: Frame, place: int = 0) ->
 
 
 def _read(value: Held, name: str, dtype: Any, frame: Frame) -> Any:
+    if is_complex(dtype):
+        both = parts(value.array)
+        read = [_read(value._replace(array=part), name, real_dtype(dtype), frame) for part in both]
+        return value.array if all(one is other for one, other in zip(read, both, strict=True)) else joined(*read)
     rule = frame.arithmetic.format_of(name, frame.path)
     if not is_float(dtype) or ((name in EXACT or not name) and value.grid != RAW):
         return value.array
@@ -61,6 +66,10 @@ def rounded_argument(value: Held, given: Any, dtype: Any, path: tuple[str, ...],
         path: where among the arguments it is.
         frame: the rules.
     """
+    if is_complex(dtype):
+        pairs = zip(parts(value.array), parts(given), strict=True)
+        both = [rounded_argument(value._replace(array=x), y, real_dtype(dtype), path, frame) for x, y in pairs]
+        return both[0]._replace(array=joined(*(part.array for part in both)), exact=value.exact)
     rule = frame.arithmetic.argument_format(path)
     fmt, grid = rule or format_of_dtype(dtype), rule if isinstance(rule, Format) else UNKNOWN
     carrier, array = carrier_for(value.array), value.array

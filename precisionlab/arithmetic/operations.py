@@ -24,12 +24,15 @@ from precisionlab.arithmetic.carrying import (
     carrier_dtype,
     carrier_for,
     is_float,
+    is_inexact,
     native,
 )
+from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.arithmetic.convolutions import rounded_convolution
 from precisionlab.arithmetic.entering import entered, format_of, holds_all, rounded
 from precisionlab.arithmetic.exact_sums import round_once, sum_to_odd, two_sum
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
+from precisionlab.arithmetic.scatters import rounded_scatter
 from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted
 from precisionlab.formats import is_concrete
@@ -59,7 +62,7 @@ def rounded_results(eqn: Any, inputs: list[Held], operands: list[Any], results: 
         grid = _common_grid(eqn, inputs, frame)
         return [Held(result, grid) for result in results]
     return [
-        settled(result, var.aval.dtype, eqn, operands, frame) if is_float(var.aval.dtype) else Held(result, UNKNOWN)
+        settled(result, var.aval.dtype, eqn, operands, frame) if is_inexact(var.aval.dtype) else Held(result, UNKNOWN)
         for result, var in zip(results, eqn.outvars, strict=True)
     ]
 
@@ -67,8 +70,10 @@ def rounded_results(eqn: Any, inputs: list[Held], operands: list[Any], results: 
 def is_rounded(eqn: Any, frame: Frame) -> bool:
     """Whether results of an equation may be off the grid."""
     name = eqn.primitive.name
-    if not any(is_float(var.aval.dtype) for var in eqn.outvars):
+    if not any(is_inexact(var.aval.dtype) for var in eqn.outvars):
         return False
+    if name == "abs" and is_complex(eqn.invars[0].aval.dtype):
+        return True
     if name in FLIPS_SIGN:
         fmt = format_of(name, eqn.outvars[0].aval.dtype, frame)
         return not (isinstance(fmt.zeros, int) and fmt.zeros == 2)
@@ -76,10 +81,13 @@ def is_rounded(eqn: Any, frame: Frame) -> bool:
 
 
 def settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Frame) -> Held:
-    """A computed result, rounded to the format of its operation, in the carrier of its dtype.
+    """A computed result, rounded to the format of its operation, in the carrier of its dtype; both parts, if it is complex.
 
     What was computed in a wider carrier (of float64 or 64-bit integers) is rounded there, once, before it moves.
     """
+    if is_complex(dtype):
+        both = [settled(part, real_dtype(dtype), eqn, arrays, frame) for part in parts(result)]
+        return Held(joined(*(part.array for part in both)), both[0].grid)
     held = _settled(result, dtype, eqn, arrays, frame)
     return held._replace(array=as_typed(held.array, carrier_dtype(dtype, frame.arithmetic.carrier)))
 
@@ -103,7 +111,7 @@ def _common_grid(eqn: Any, inputs: list[Held], frame: Frame) -> Grid:
     """What is known of values that an exact operation moved."""
     grids: list[Grid] = []
     for value, var in zip(inputs, eqn.invars, strict=True):
-        if is_float(var.aval.dtype):
+        if is_inexact(var.aval.dtype):
             raw = value.grid == RAW
             grids.append(format_of(eqn.primitive.name, var.aval.dtype, frame) if raw else value.grid)
     return grids[0] if grids and all(grid is grids[0] for grid in grids) else UNKNOWN
@@ -114,7 +122,7 @@ def results_of(eqn: Any, arrays: list[Any], frame: Frame) -> list[Array]:
     name, carrier = eqn.primitive.name, frame.arithmetic.carrier
     if name in _SPECIAL:
         return [_SPECIAL[name](eqn, arrays, frame)]
-    if name not in EXACT | ROUNDED and any(is_float(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)):
+    if name not in EXACT | ROUNDED and any(is_inexact(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)):
         return native(eqn, arrays, carrier)
     return bound(eqn, arrays, carrier)
 
@@ -175,10 +183,12 @@ def _next(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _bits(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """The bits of the dtype that the program names."""
     return native(eqn, arrays, frame.arithmetic.carrier)[0]
 
 
 def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Exact products, float32 partial sums, one rounding; with an `accumulation`, its formats and order; block formats for operands."""
     name, dtype = eqn.primitive.name, eqn.outvars[0].aval.dtype
     if not is_float(dtype):
         return _plain(eqn, arrays, frame)
@@ -196,6 +206,7 @@ def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _convolution(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """As a matrix product, window by window."""
     arithmetic = frame.arithmetic
     if not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)
@@ -209,6 +220,7 @@ def _convolution(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Callable[..., Array]:
     def special(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+        """In float32, rounded once; with an `accumulation`, in its formats and order."""
         arithmetic = frame.arithmetic
         if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
             return _plain(eqn, arrays, frame)
@@ -217,6 +229,28 @@ def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Calla
         return reduce(jnp.asarray(arrays[0]), *options, arithmetic.accumulation, mode, _key(mode, frame))
 
     return special
+
+
+def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Exact products and float32 partial sums within a group, one rounding, whatever the `accumulation`."""
+    left = jnp.asarray(arrays[0])
+    if not is_float(eqn.outvars[0].aval.dtype):
+        return _plain(eqn, arrays, frame)
+    return bound(eqn, arrays, frame.arithmetic.carrier, precision=_HIGHEST, preferred_element_type=left.dtype)[0]
+
+
+def _scatter(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
+    """Float32 sums (products), rounded once; with an `accumulation`, one update after the other, each rounded."""
+    arithmetic, name = frame.arithmetic, eqn.primitive.name
+    if arithmetic.accumulation is None or not is_float(eqn.outvars[0].aval.dtype):
+        return _plain(eqn, arrays, frame)
+    mode = arithmetic.mode_of(name, frame.path)
+    options = {option: eqn.params[option] for option in ("dimension_numbers", "indices_are_sorted", "unique_indices")}
+    operand, indices, updates = map(jnp.asarray, arrays)
+    return rounded_scatter(
+        name, operand, indices, updates, arithmetic.accumulation, mode, _key(mode, frame),
+        mode_of_indices=eqn.params["mode"], **options,
+    )  # fmt: skip
 
 
 def _key(mode: Mode, frame: Frame) -> Array | None:
@@ -235,6 +269,10 @@ _SPECIAL: dict[str, Callable[..., Array]] = {
     "bitcast_convert_type": _bits,
     "dot_general": _matrix_product,
     "conv_general_dilated": _convolution,
+    "ragged_dot_general": _ragged_product,
+    "scatter-add": _scatter,
+    "scatter-mul": _scatter,
+    "scatter-sub": _scatter,
     "reduce_sum": _reduction(rounded_sum, ("axes",)),
     "reduce_prod": _reduction(rounded_prod, ("axes",)),
     "cumsum": _reduction(rounded_cumsum, ("axis", "reverse")),

@@ -17,7 +17,7 @@ from jax.extend.core import Jaxpr
 from jax.tree_util import keystr
 
 from precisionlab._nearest import allowed_names
-from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_float
+from precisionlab.arithmetic.carrying import as_typed, dtype_of, is_inexact
 from precisionlab.arithmetic.entering import rounded_argument
 from precisionlab.arithmetic.equations import (
     floats_taken,
@@ -92,7 +92,7 @@ def _argument(array: Any, var: Any, path: tuple[str, ...], number: int, frame: F
     dtype = dtype_of(var)
     with np.errstate(over="ignore"):  # of NumPy's float64, of which what enters is made
         held = raw(array if isinstance(array, jax.Array) else jnp.asarray(array, dtype), dtype, frame)
-    if not is_float(dtype):
+    if not is_inexact(dtype):
         return held
     entered = rounded_argument(held, array, dtype, path, frame)
     if frame.noticed is not None and entered.array is not held.array:

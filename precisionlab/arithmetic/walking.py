@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.applying import apply_in_place
-from precisionlab.arithmetic.carrying import carried, double, dtype_of, is_float, native
+from precisionlab.arithmetic.carrying import carried, double, dtype_of, is_inexact, native
 from precisionlab.arithmetic.derivatives import with_derivative_of
 from precisionlab.arithmetic.entering import entered
 from precisionlab.arithmetic.equations import (
@@ -39,6 +39,7 @@ from precisionlab.arithmetic.equations import (
     touches_floats,
     while_loop,
 )
+from precisionlab.arithmetic.expansions import OWN_DERIVATIVE, expansion_of, program_within
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Arithmetic, Frame, Held, opened
 from precisionlab.arithmetic.references import REFERENCES, is_reference
 from precisionlab.primitives import EXACT, ROUNDED
@@ -77,6 +78,9 @@ def walk(jaxpr: Jaxpr, consts: Sequence[Held], values: Sequence[Held], frame: Fr
 
 def handler_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., list[Held]] | None:
     """What walks through an equation that holds, or stands for, a program of its own; None for a single operation."""
+    function = None if is_sampler(eqn) else expansion_of(eqn, arithmetic)
+    if function is not None:
+        return partial(_expanded, function)
     name = eqn.primitive.name
     if name == "scatter" and combiner(eqn) is not None:
         return _scatter_apply
@@ -92,9 +96,9 @@ def handler_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., list[Held]] | 
 def raw(value: Any, dtype: Any, frame: Frame) -> Held:
     """A number that the program was written with, in its carrier, not rounded yet."""
     if is_reference(value):
-        twin = jax.new_ref(carried(value[...], dtype, jnp.float64)) if frame.observing and is_float(dtype) else value
+        twin = jax.new_ref(carried(value[...], dtype, jnp.float64)) if frame.observing and is_inexact(dtype) else value
         return Held(value, UNKNOWN, twin)
-    if not is_float(dtype):
+    if not is_inexact(dtype):
         array = value if isinstance(value, jax.Array) else np.asarray(value, dtype)
         return Held(array, UNKNOWN, array)
     array = carried(value, dtype, frame.arithmetic.carrier)
@@ -129,6 +133,14 @@ def _constants(program: ClosedJaxpr, frame: Frame) -> list[Held]:
 def _inline(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     program = own_program(eqn)
     assert program is not None, f"{eqn.primitive.name} holds no program with its own arguments and results"
+    return walk(program.jaxpr, _constants(program, frame), inputs, frame)
+
+
+def _expanded(function: Callable[..., Any], eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+    """The program that an equation stands for."""
+    program = program_within(eqn, function)
+    if eqn.primitive.name in OWN_DERIVATIVE:
+        return _own_derivative(True, lambda eqn: (program, range(len(eqn.invars))))(eqn, inputs, frame)
     return walk(program.jaxpr, _constants(program, frame), inputs, frame)
 
 
