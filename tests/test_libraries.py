@@ -27,8 +27,12 @@ LOOSE = {"rtol": 1e-2, "atol": 1e-2}
 TIMES = jnp.linspace(0, 1, 6)
 
 
+def decay(_, y, rate):
+    return -rate * y
+
+
 def flow(solver: Any, **options: Any) -> Any:
-    term = diffrax.ODETerm(lambda t, y, rate: -rate * y)
+    term = diffrax.ODETerm(decay)
 
     def loss(rate):
         solution = diffrax.diffeqsolve(term, solver, 0.0, 1.0, 0.25, jnp.ones(2), args=rate, **options)
@@ -39,8 +43,8 @@ def flow(solver: Any, **options: Any) -> Any:
 
 def noisy_flow(rate):
     path = diffrax.VirtualBrownianTree(0.0, 1.0, tol=0.1, shape=(2,), key=jax.random.key(0))
-    drift = diffrax.ODETerm(lambda t, y, rate: -rate * y)
-    noise = diffrax.ControlTerm(lambda t, y, rate: jnp.diag(jnp.full(2, 0.1)), path)
+    drift = diffrax.ODETerm(decay)
+    noise = diffrax.ControlTerm(lambda *_: jnp.diag(jnp.full(2, 0.1)), path)
     solution = diffrax.diffeqsolve(diffrax.MultiTerm(drift, noise), diffrax.Euler(), 0.0, 1.0, 0.25, jnp.ones(2), args=rate)
     return jnp.sum(solution.ys**2)
 
