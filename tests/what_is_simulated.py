@@ -28,7 +28,7 @@ def page() -> str:
         "Evaluated in the carrier, and rounded. + - * / and the square root are correctly rounded in every mode.",
         _names(once),
         "Those with more to them:",
-        _table((name, special[name].__doc__) for name in special),
+        _table((name, special[name].__doc__) for name in special if name not in expansions.EXPANSIONS),
         "## Written out",
         "Every operation of a published algorithm is rounded. A rule for such a primitive "
         '(`Rules(fmt, primitives={"cholesky": FLOAT32})`) makes it one operation, rounded once.',

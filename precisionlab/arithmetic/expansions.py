@@ -18,6 +18,7 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic import factorizations
 from precisionlab.arithmetic.complexes import COMPLEX, is_complex
 from precisionlab.arithmetic.frames import Arithmetic
+from precisionlab.arithmetic.grouped import ragged_product, scaled_product
 from precisionlab.arithmetic.transforms import by_butterflies, fourier
 from precisionlab.arithmetic.windows import reduced_windows, summed_windows
 from precisionlab.rules import is_named
@@ -86,13 +87,26 @@ def _reduce_window_sum(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] |
     return None if arithmetic.accumulation is None else summed_windows(eqn)
 
 
+def _ragged_dot_general(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
+    """Exact products and float32 partial sums within a group, one rounding; with an `accumulation`, the product of its group."""
+    return None if arithmetic.accumulation is None else ragged_product(eqn)
+
+
+def _scaled_matmul(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any]:
+    """Each entry times the scale of its block, rounded; then a matrix product."""
+    del arithmetic
+    return scaled_product(eqn)
+
+
 EXPANSIONS: dict[str, Maker] = {
     "cholesky": _cholesky,
     "fft": _fft,
     "lu": _lu,
     "polynomial": _polynomial,
+    "ragged_dot_general": _ragged_dot_general,
     "reduce_window": _reduce_window,
     "reduce_window_sum": _reduce_window_sum,
+    "scaled_matmul": _scaled_matmul,
     "triangular_solve": _triangular_solve,
     "tridiagonal_solve": _tridiagonal_solve,
 }

@@ -232,7 +232,7 @@ def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Calla
 
 
 def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """Exact products and float32 partial sums within a group, one rounding, whatever the `accumulation`."""
+    """Exact products and float32 partial sums within a group, one rounding."""
     left = jnp.asarray(arrays[0])
     if not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)
