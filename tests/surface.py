@@ -38,9 +38,33 @@ IMAGE = np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 4, 4, 2)
 KERNEL = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 2, 2, 2)
 
 CANDIDATES: list[tuple[Any, ...]] = [
-    (V,), (M,), (V, W), (M, V), (M, M), (V, W, W), (M, V, V), (V, N), (M, N), (V, 2), (M, 2), (M, 1, 0), (2, V), (V, V, 2),
-    (C,), ([V, W],), (V, V, V, V), (N, V), (V > 0.4, V), (N,), (N, N), (3,), (0.0, 1.0, 4), (3, 2), ((2, 3),), ((2, 3), 1.5),
-]  # fmt: skip
+    (V,),
+    (M,),
+    (V, W),
+    (M, V),
+    (M, M),
+    (V, W, W),
+    (M, V, V),
+    (V, N),
+    (M, N),
+    (V, 2),
+    (M, 2),
+    (M, 1, 0),
+    (2, V),
+    (V, V, 2),
+    (C,),
+    ([V, W],),
+    (V, V, V, V),
+    (N, V),
+    (V > 0.4, V),
+    (N,),
+    (N, N),
+    (3,),
+    (0.0, 1.0, 4),
+    (3, 2),
+    ((2, 3),),
+    ((2, 3), 1.5),
+]
 
 
 class Call(NamedTuple):
@@ -133,9 +157,20 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "jnp.vectorize": lambda: (lambda x: jnp.vectorize(jnp.sum, signature="(n)->()")(x), (M,)),
     "jnp.linalg.multi_dot": lambda: (lambda x: jnp.linalg.multi_dot([x, x, x]), (M,)),
     "jnp.linalg.tensorinv": lambda: (lambda x: jnp.linalg.tensorinv(x.reshape(2, 2, 2, 2), ind=2), (M,)),
-    "jnp.linalg.tensorsolve": lambda: (lambda x, y: jnp.linalg.tensorsolve(x.reshape(2, 2, 2, 2), y), (M, np.ones((2, 2), np.float32))),
+    "jnp.linalg.tensorsolve": lambda: (
+        lambda x, y: jnp.linalg.tensorsolve(x.reshape(2, 2, 2, 2), y),
+        (M, np.ones((2, 2), np.float32)),
+    ),
     "jax.nn.dot_product_attention": lambda: (jax.nn.dot_product_attention, (IMAGE, IMAGE, IMAGE)),
-    "jax.nn.scaled_matmul": lambda: (jax.nn.scaled_matmul, (np.ones((1, 4, 4), np.float32), np.ones((1, 4, 4), np.float32), np.full((1, 4, 2), 2.0, np.float32), np.ones((1, 4, 2), np.float32))),
+    "jax.nn.scaled_matmul": lambda: (
+        jax.nn.scaled_matmul,
+        (
+            np.ones((1, 4, 4), np.float32),
+            np.ones((1, 4, 4), np.float32),
+            np.full((1, 4, 2), 2.0, np.float32),
+            np.ones((1, 4, 2), np.float32),
+        ),
+    ),
     "jax.nn.scaled_dot_general": lambda: None,
     "jax.nn.get_scaled_dot_general_config": lambda: None,
     "jnp.astype": lambda: (lambda x: jnp.astype(x, jnp.bfloat16), (V,)),
@@ -176,14 +211,34 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "lax.concatenate": lambda: (lambda x, y: lax.concatenate([x, y], 0), (V, W)),
     "lax.cond": lambda: (lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), (V,)),
     "lax.conv": lambda: (lambda x, k: lax.conv(x, k, (1, 1), "SAME"), (np.moveaxis(IMAGE, 3, 1), KERNEL)),
-    "lax.conv_general_dilated": lambda: (lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "VALID", **_conv), (IMAGE, KERNEL)),
-    "lax.conv_general_dilated_local": lambda: (lambda x, k: lax.conv_general_dilated_local(x, k, (1,), "VALID", (2,)), (V[None, None], np.ones((1, 2, 3), np.float32))),
-    "lax.conv_general_dilated_patches": lambda: (lambda x: lax.conv_general_dilated_patches(x, (2, 2), (1, 1), "VALID"), (np.moveaxis(IMAGE, 3, 1),)),
+    "lax.conv_general_dilated": lambda: (
+        lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "VALID", **_conv),
+        (IMAGE, KERNEL),
+    ),
+    "lax.conv_general_dilated_local": lambda: (
+        lambda x, k: lax.conv_general_dilated_local(x, k, (1,), "VALID", (2,)),
+        (V[None, None], np.ones((1, 2, 3), np.float32)),
+    ),
+    "lax.conv_general_dilated_patches": lambda: (
+        lambda x: lax.conv_general_dilated_patches(x, (2, 2), (1, 1), "VALID"),
+        (np.moveaxis(IMAGE, 3, 1),),
+    ),
     "lax.conv_transpose": lambda: (lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME"), (IMAGE, KERNEL)),
-    "lax.conv_with_general_padding": lambda: (lambda x, k: lax.conv_with_general_padding(x, k, (1, 1), [(0, 0), (1, 1)], None, None), (np.moveaxis(IMAGE, 3, 1), KERNEL)),
+    "lax.conv_with_general_padding": lambda: (
+        lambda x, k: lax.conv_with_general_padding(x, k, (1, 1), [(0, 0), (1, 1)], None, None),
+        (np.moveaxis(IMAGE, 3, 1), KERNEL),
+    ),
     "lax.convert_element_type": lambda: (lambda x: lax.convert_element_type(x, jnp.bfloat16), (V,)),
-    "lax.custom_linear_solve": lambda: (lambda a, b: lax.custom_linear_solve(lambda x: a @ x, b, lambda f, b: jnp.linalg.solve(a, b), symmetric=True), (M, V)),
-    "lax.custom_root": lambda: (lambda a: lax.custom_root(lambda z: z * z - a, a, lambda f, z: z - f(z) / (2 * z), lambda g, y: y / g(jnp.float32(1.0))), (np.float32(2.0),)),
+    "lax.custom_linear_solve": lambda: (
+        lambda a, b: lax.custom_linear_solve(lambda x: a @ x, b, lambda _, b: jnp.linalg.solve(a, b), symmetric=True),
+        (M, V),
+    ),
+    "lax.custom_root": lambda: (
+        lambda a: lax.custom_root(
+            lambda z: z * z - a, a, lambda f, z: z - f(z) / (2 * z), lambda g, y: y / g(jnp.float32(1.0))
+        ),
+        (np.float32(2.0),),
+    ),
     "lax.dot_general": lambda: (lambda x, y: lax.dot_general(x, y, _dot), (M, M)),
     "lax.dynamic_index_in_dim": lambda: (lambda x: lax.dynamic_index_in_dim(x, 1), (V,)),
     "lax.dynamic_slice": lambda: (lambda x: lax.dynamic_slice(x, (1,), (2,)), (V,)),
@@ -193,14 +248,19 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "lax.dynamic_update_slice_in_dim": lambda: (lambda x, y: lax.dynamic_update_slice_in_dim(x, y[:2], 1, 0), (V, W)),
     "lax.expand_dims": lambda: (lambda x: lax.expand_dims(x, (0,)), (V,)),
     "lax.fft": lambda: (lambda x: lax.fft(x, "FFT", (4,)), (C,)),
-    "lax.fori_loop": lambda: (lambda x: lax.fori_loop(0, 3, lambda i, x: x * 1.5, x), (V,)),
+    "lax.fori_loop": lambda: (lambda x: lax.fori_loop(0, 3, lambda _, x: x * 1.5, x), (V,)),
     "lax.gather": lambda: (lambda x: jnp.take(x, N), (V,)),
     "lax.integer_pow": lambda: (lambda x: lax.integer_pow(x, 3), (V,)),
     "lax.map": lambda: (lambda x: lax.map(jnp.sin, x), (V,)),
     "lax.pad": lambda: (lambda x: lax.pad(x, jnp.float32(1), [(1, 1, 1)]), (V,)),
     "lax.polynomial": lambda: (lambda x: lax.polynomial(x, [1.0, 2.0, 3.0]), (V,)),
     "lax.ragged_dot": lambda: (lambda x, y: lax.ragged_dot(x, y, jnp.array([1, 3])), (M, np.stack([M, M]))),
-    "lax.ragged_dot_general": lambda: (lambda x, y: lax.ragged_dot_general(x, y, jnp.array([1, 3]), lax.RaggedDotDimensionNumbers((((1,), (0,)), ((), ())), [1], [])), (M, M)),
+    "lax.ragged_dot_general": lambda: (
+        lambda x, y: lax.ragged_dot_general(
+            x, y, jnp.array([1, 3]), lax.RaggedDotDimensionNumbers((((1,), (0,)), ((), ())), [1], [])
+        ),
+        (M, M),
+    ),
     "lax.random_gamma_grad": lambda: (lax.random_gamma_grad, (V, W)),
     "lax.reduce": lambda: (lambda x: lax.reduce(x, jnp.float32(1), lambda x, y: x * y, (0,)), (M,)),
     "lax.reduce_precision": lambda: (lambda x: lax.reduce_precision(x, 5, 3), (V,)),
@@ -226,7 +286,10 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "lax.linalg.householder_product": lambda: (lambda a: lax.linalg.householder_product(*_reflectors(a)), (M,)),
     "lax.linalg.symmetric_product": lambda: (lambda a, c: lax.linalg.symmetric_product(a, c, alpha=2.0, beta=1.0), (M, M)),
     "lax.linalg.triangular_solve": lambda: (lambda a, b: lax.linalg.triangular_solve(a, b, left_side=True, lower=True), (M, M)),
-    "lax.linalg.tridiagonal_solve": lambda: (lambda d, e, b: lax.linalg.tridiagonal_solve(e / 4, d, e / 4, b[:, None]), (V, W, V)),
+    "lax.linalg.tridiagonal_solve": lambda: (
+        lambda d, e, b: lax.linalg.tridiagonal_solve(e / 4, d, e / 4, b[:, None]),
+        (V, W, V),
+    ),
     "jax.scipy.linalg.cho_solve": lambda: (lambda a, b: jsl.cho_solve((a, True), b), (M, V)),
     "jax.scipy.linalg.lu_solve": lambda: (lambda a, b: jsl.lu_solve(jsl.lu_factor(a), b), (M, V)),
     "jax.scipy.linalg.eigh_tridiagonal": lambda: (lambda d, e: jsl.eigh_tridiagonal(d, e[:3], eigvals_only=True), (V, W)),
@@ -238,7 +301,10 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "jax.scipy.special.lpmn": lambda: None,
     "jax.scipy.special.lpmn_values": lambda: None,
     "jax.scipy.special.sph_harm": lambda: None,
-    "jax.scipy.special.sph_harm_y": lambda: (lambda x, y: jss.sph_harm_y(np.int32([1]), np.int32([1]), x[:1], y[:1], n_max=2), (V, W)),
+    "jax.scipy.special.sph_harm_y": lambda: (
+        lambda x, y: jss.sph_harm_y(np.int32([1]), np.int32([1]), x[:1], y[:1], n_max=2),
+        (V, W),
+    ),
     "jax.scipy.special.multigammaln": lambda: (lambda x: jss.multigammaln(x + 2, 2), (V,)),
     "jax.scipy.special.polygamma": lambda: (lambda x: jss.polygamma(1, x), (V,)),
     "jax.random.ball": lambda: (lambda k: jax.random.ball(k, 2), (_key(),)),
@@ -250,7 +316,7 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     "jax.random.truncated_normal": lambda: (lambda k, v: jax.random.truncated_normal(k, -v, v), (_key(), V)),
     "jax.random.orthogonal": lambda: (lambda k: jax.random.orthogonal(k, 3), (_key(),)),
     "jax.random.wald": lambda: (jax.random.wald, (_key(), V)),
-}  # fmt: skip
+}
 """What the candidates do not fit, or fit badly; None for what is no function of arrays."""
 
 
@@ -286,7 +352,7 @@ def _call(full: str, function: Callable[..., Any], random: bool) -> Call | str |
                 results = jax.tree.leaves(jax.eval_shape(run, *arrays))
                 assert results
                 assert all(hasattr(leaf, "dtype") for leaf in results)
-            except Exception:  # noqa: BLE001, S112: whatever it says, these are not its arguments
+            except Exception:  # whatever it says, these are not its arguments
                 continue
             return Call(full, run, arrays)
     return full

@@ -45,7 +45,7 @@ def kinds(call: Call) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 def _traces(function: Any, arrays: Any) -> bool:
     try:
         jax.eval_shape(function, *arrays)
-    except Exception:  # noqa: BLE001: JAX has many ways to say that it has no derivative
+    except Exception:  # JAX has many ways to say that it has no derivative
         return False
     return True
 
@@ -60,7 +60,7 @@ def check(call: Call) -> list[str]:
         try:
             got = jax.jit(simulate(function, None))(*arrays)
             narrow = jax.jit(simulate(function, BFLOAT16))(*arrays)
-        except Exception as error:  # noqa: BLE001: all of them belong in the list
+        except Exception as error:  # all of them belong in the list
             wrong.append(f"{call.name} ({kind}): {type(error).__name__}: {str(error)[:200]}")
             continue
         for mine, its, coarse in zip(*map(jax.tree.leaves, (got, want, narrow)), strict=True):

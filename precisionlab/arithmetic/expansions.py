@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic import factorizations
+from precisionlab.arithmetic.carrying import is_inexact
 from precisionlab.arithmetic.complexes import COMPLEX, is_complex
 from precisionlab.arithmetic.frames import Arithmetic
 from precisionlab.arithmetic.grouped import ragged_product, scaled_product
@@ -88,7 +89,7 @@ def _reduce_window_sum(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] |
 
 
 def _ragged_dot_general(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
-    """Exact products and float32 partial sums within a group, one rounding; with an `accumulation`, the product of its group."""
+    """Exact products and float32 partial sums within a group, one rounding; with an `accumulation`, that of its product."""
     return None if arithmetic.accumulation is None else ragged_product(eqn)
 
 
@@ -123,7 +124,7 @@ def expansion_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
     dtypes = [var.aval.dtype for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "dtype")]
     if name in COMPLEX and any(map(is_complex, dtypes)):
         return COMPLEX[name](eqn)
-    if name not in EXPANSIONS or is_named(arithmetic.formats, name) or not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+    if name not in EXPANSIONS or is_named(arithmetic.formats, name) or not any(map(is_inexact, dtypes)):
         return None
     return EXPANSIONS[name](eqn, arithmetic)
 

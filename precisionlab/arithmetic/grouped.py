@@ -12,7 +12,7 @@ __all__ = ["ragged_product", "scaled_product"]
 
 
 def ragged_product(eqn: Any) -> Callable[..., Array] | None:
-    """The function that a `ragged_dot_general` stands for; None where its groups lie in a batch dimension, or differ in a batch.
+    """The function that a `ragged_dot_general` stands for; None where groups lie in a batch dimension or differ in one.
 
     Rows of the left operand that come in groups meet, each, the matrix of their group; a contracted dimension in groups gives a
     product for each group, in which the terms of the others are +0. Rows beyond the last group give zero.
@@ -45,8 +45,9 @@ def ragged_product(eqn: Any) -> Callable[..., Array] | None:
         mine = rows[None, :] == jnp.arange(sizes.shape[0])[:, None]
         mine = jnp.expand_dims(mine, [1 + axis for axis in range(left.ndim) if axis != ragged])
         apart = jnp.where(mine, left[None], jnp.zeros_like(left)[None])  # the group is a free dimension, the first of them
-        dimensions = ((tuple(1 + axis for axis in left_inner), right_inner), (tuple(1 + axis for axis in left_batch), right_batch))
-        return jnp.moveaxis(lax.dot_general(apart, right, dimensions), len(left_batch), 0)
+        inner, batch = (tuple(1 + axis for axis in axes) for axes in (left_inner, left_batch))
+        product = lax.dot_general(apart, right, ((inner, right_inner), (batch, right_batch)))
+        return jnp.moveaxis(product, len(left_batch), 0)
 
     return by_terms if ragged in left_inner else by_rows
 
