@@ -8,29 +8,33 @@ primitive that stands nowhere here is asked for what it is made of (`arithmetic/
 
 from jax.extend.core import primitives
 
-__all__ = ["EXACT", "EXPANDED", "FACTORIZATIONS", "FLIPS_SIGN", "KNOWN", "OPAQUE", "PRODUCTS", "ROUNDED", "SAMPLERS", "STRUCTURAL", "WITHOUT_FLOATS"]
+__all__ = [
+    "EXACT", "EXPANDED", "FACTORIZATIONS", "FLIPS_SIGN", "KNOWN", "OPAQUE", "PRODUCTS", "ROUNDED", "SAMPLERS", "STRUCTURAL",
+    "WITHOUT_FLOATS",
+]  # fmt: skip
 
 # fmt: off
 EXACT = frozenset({
     "abs", "all_gather", "all_gather_done", "all_gather_invariant", "all_gather_reduced", "all_gather_reduced_start",
     "all_gather_start", "all_to_all", "all_to_all_done", "all_to_all_start", "approx_top_k", "argmax", "argmin",
-    "broadcast_in_dim", "broadcast_to", "clamp", "complex", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin", "dce_sink",
-    "debug_callback", "debug_print", "device_put", "dynamic_slice", "dynamic_update_slice", "empty", "empty2", "eq",
-    "eq_to", "expand_dims", "gather", "ge", "gt", "imag", "is_finite", "layout_constraint", "le", "le_to", "lt", "lt_to", "max",
-    "min", "name", "ne", "neg", "optimization_barrier", "pad", "pbroadcast", "pbroadcast_done", "pbroadcast_start",
-    "pcast", "pin", "pmax", "pmin", "ppermute", "ppermute_done", "ppermute_start", "precv", "preduced", "psend",
-    "pvary", "ragged_all_to_all", "real", "reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min",
-    "reduced_vary_cast", "reduced_vary_cast_p", "relayout", "remove_memory_space", "reshape", "reshard", "rev",
-    "scatter", "scatter-max", "scatter-min", "select_and_gather_add", "select_n", "shard_alike", "sharding_constraint",
-    "slice", "sort", "split", "squeeze", "stack", "stop_gradient", "tie", "tile", "top_k", "transpose", "unpin",
-    "unreduced_pmax", "unreduced_pmin", "unstack", "vary_unreduced_cast", "vary_unreduced_cast_p",
-    "with_memory_space_constraint", "xla_metadata_value", "zeros_like",
+    "broadcast_in_dim", "broadcast_to", "clamp", "complex", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin",
+    "dce_sink", "debug_callback", "debug_print", "device_put", "dynamic_slice", "dynamic_update_slice", "empty",
+    "empty2", "eq", "eq_to", "expand_dims", "gather", "ge", "gt", "imag", "is_finite", "layout_constraint", "le",
+    "le_to", "lt", "lt_to", "max", "min", "name", "ne", "neg", "optimization_barrier", "pad", "pbroadcast",
+    "pbroadcast_done", "pbroadcast_start", "pcast", "pin", "pmax", "pmin", "ppermute", "ppermute_done",
+    "ppermute_start", "precv", "preduced", "psend", "pvary", "ragged_all_to_all", "real", "reduce_max", "reduce_min",
+    "reduce_window_max", "reduce_window_min", "reduced_vary_cast", "reduced_vary_cast_p", "relayout",
+    "remove_memory_space", "reshape", "reshard", "rev", "scatter", "scatter-max", "scatter-min",
+    "select_and_gather_add", "select_n", "shard_alike", "sharding_constraint", "slice", "sort", "split", "squeeze",
+    "stack", "stop_gradient", "tie", "tile", "top_k", "transpose", "unpin", "unreduced_pmax", "unreduced_pmin",
+    "unstack", "vary_unreduced_cast", "vary_unreduced_cast_p", "with_memory_space_constraint", "xla_metadata_value",
+    "zeros_like",
 })
 """Results are among the operands (or zero): on the grid if those are."""
 
 FACTORIZATIONS = frozenset({
-    "cholesky_update", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "ormqr", "qr", "schur", "svd",
-    "symmetric_product", "tridiagonal",
+    "cholesky_update", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "ormqr", "qr", "schur",
+    "svd", "symmetric_product", "tridiagonal",
 })
 """One operation each: made in the carrier, all that they give rounded once."""
 
@@ -42,12 +46,12 @@ ROUNDED = EXPANDED | FACTORIZATIONS | frozenset({
     "bitcast_convert_type", "cbrt", "ceil", "conv_general_dilated", "convert_element_type", "cos", "cosh",
     "cumlogsumexp", "cumprod", "cumsum", "digamma", "div", "dot_general", "erf", "erf_inv", "erfc", "exp", "exp2",
     "expm1", "floor", "igamma", "igamma_grad_a", "igammac", "integer_pow", "iota", "lgamma", "log", "log1p", "log2",
-    "logistic", "mul", "nextafter", "one_minus_square", "polygamma", "pow", "psum", "psum_done", "psum_invariant", "psum_invariant_start", "psum_start",
-    "ragged_dot_general", "random_gamma_grad", "reciprocal", "reduce_precision", "reduce_prod", "reduce_scatter", "reduce_scatter_done",
-    "reduce_scatter_start", "reduce_sum", "reduce_window_sum", "regularized_incomplete_beta", "rem", "rng_uniform",
-    "round", "rsqrt", "scatter-add", "scatter-mul", "scatter-sub", "select_and_scatter_add", "sign", "sin", "sinh",
-    "sqrt", "square", "sub", "tan", "tanh", "unreduced_psum", "unreduced_psum_start", "unreduced_reduce_scatter",
-    "unreduced_reduce_scatter_start", "zeta",
+    "logistic", "mul", "nextafter", "one_minus_square", "polygamma", "pow", "psum", "psum_done", "psum_invariant",
+    "psum_invariant_start", "psum_start", "ragged_dot_general", "random_gamma_grad", "reciprocal", "reduce_precision",
+    "reduce_prod", "reduce_scatter", "reduce_scatter_done", "reduce_scatter_start", "reduce_sum", "reduce_window_sum",
+    "regularized_incomplete_beta", "rem", "rng_uniform", "round", "rsqrt", "scatter-add", "scatter-mul", "scatter-sub",
+    "select_and_scatter_add", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "unreduced_psum",
+    "unreduced_psum_start", "unreduced_reduce_scatter", "unreduced_reduce_scatter_start", "zeta",
 })
 """One rounding of the result."""
 

@@ -1,8 +1,8 @@
 """Complex arithmetic, factorizations and Fourier transforms as one would write them down: entry by entry, in NumPy on the host.
 
-`rounds` is one rounding, such as `partial(round_array, numbers=..., mode=...)`: every function rounds after each operation on real
-numbers, which float64 does with room to spare. Entries lose their terms in the order in which the columns become known, which is
-written here from the left (what an entry loses), and in the library from the right (whom a column takes from).
+`rounds` is one rounding of float64 arrays: every function rounds after each operation on real numbers, which float64 does with
+room to spare. Entries lose their terms in the order in which the columns become known, which is written here from the left (what
+an entry loses), and in the library from the right (whom a column takes from).
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def divide(x: Pair, y: Pair, rounds: Rounds) -> Pair:
 
 def cholesky(a: np.ndarray, rounds: Rounds) -> np.ndarray:
     n = len(a)
-    l = np.zeros((n, n))
+    known = np.zeros((n, n))
     for i in range(n):
         for j in range(i + 1):
             s = a[i, j]
             for k in range(j):
-                s = rounds(s - rounds(l[i, k] * l[j, k]))
-            l[i, j] = rounds(np.sqrt(s)) if i == j else rounds(s / l[j, j])
-    return l
+                s = rounds(s - rounds(known[i, k] * known[j, k]))
+            known[i, j] = rounds(np.sqrt(s)) if i == j else rounds(s / known[j, j])
+    return known
 
 
 def lu(a: np.ndarray, rounds: Rounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

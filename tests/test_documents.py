@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from tests.documents import difference, outputs
+from tests.what_is_simulated import PAGE, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +20,10 @@ def test_a_document_shows_what_its_code_prints(name: str, tmp_path: Path) -> Non
     assert len(shown) > 5
     wrong = [f"{name}, line {block.first + 1}: {why}" for block in shown if (why := difference(block.said, block.printed))]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_page_of_what_is_simulated_is_what_the_tables_say() -> None:
+    assert PAGE.read_text() == page(), "python -m tests.what_is_simulated writes it anew"
 
 
 def test_a_difference_is_seen() -> None:

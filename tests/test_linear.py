@@ -342,9 +342,22 @@ def test_scattered_updates_have_the_exact_derivative_and_draw_their_bits():
     assert len(set(draws)) == 2
 
 
-def test_a_ragged_product_is_a_product_group_by_group():
+@pytest.mark.parametrize("how", [None, Accumulation(BFLOAT16, BFLOAT16)], ids=["once", "in order"])
+def test_a_ragged_product_is_a_product_group_by_group(how):
+    x, w, y = draw(6, 3), draw(2, 3, 4, seed=1), draw(6, 2, seed=2)
+    sizes = np.int32([2, 3])  # the last row is in no group
+    matmul = simulate(jnp.matmul, BFLOAT16, accumulation=how)
+    got = simulate(lambda x, w: lax.ragged_dot(x, w, sizes), BFLOAT16, accumulation=how)(x, w)
+    same(got, np.concatenate([matmul(x[:2], w[0]), matmul(x[2:5], w[1]), np.zeros((1, 4))]))
+    numbers = lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
+    contracted = simulate(lambda x, y: lax.ragged_dot_general(x, y, sizes, numbers), BFLOAT16, accumulation=how)(x, y)
+    same(contracted, np.stack([matmul(x[:2].T, y[:2]), matmul(x[2:5].T, y[2:5])]))
+
+
+def test_a_scaled_product_rounds_the_scaled_entries():
     rounds = law(BFLOAT16)
-    x, w = draw(5, 3), draw(2, 3, 4, seed=1)
-    got = simulate(lambda x, w: lax.ragged_dot(x, w, jnp.array([2, 3])), BFLOAT16)(x, w)
-    a, b = rounds(x), rounds(w)
-    same(got, rounds(np.concatenate([a[:2] @ b[0], a[2:] @ b[1]])))
+    a, b = draw(1, 3, 8), draw(1, 2, 8, seed=1)
+    scales, ones = np.abs(draw(1, 3, 2, seed=2)), np.ones((1, 2, 2), np.float32)
+    scaled = rounds(rounds(a) * np.repeat(rounds(scales), 4, axis=2))
+    got = simulate(lambda *args: jax.nn.scaled_matmul(*args, preferred_element_type=jnp.float32), BFLOAT16)(a, b, scales, ones)
+    same(got[0], rounds(scaled[0] @ rounds(b)[0].T))

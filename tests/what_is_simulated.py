@@ -1,4 +1,4 @@
-"""The page docs/what-is-simulated.md, from the tables that the simulation goes by: `python -m tests.what_is_simulated` writes it.
+"""The page docs/what-is-simulated.md, from the tables of the simulation: `python -m tests.what_is_simulated` writes it.
 
 It says nothing of the release of JAX that is installed: names of primitives that it lacks stand there all the same.
 """
@@ -19,22 +19,23 @@ def page() -> str:
     once = primitives.ROUNDED - primitives.EXPANDED - primitives.FACTORIZATIONS - set(special) - set(expansions.EXPANSIONS)
     parts = [
         "# What is simulated, and how",
-        "By primitive: `print(jax.make_jaxpr(fun)(*args))` shows those of a function. Some exist in some releases of JAX alone. "
-        "This page is generated (`python -m tests.what_is_simulated`).",
+        "By primitive: `print(jax.make_jaxpr(fun)(*args))` shows those of a function. Some exist in some releases of JAX "
+        "alone. This page is generated (`python -m tests.what_is_simulated`).",
         "## Exact",
-        "What comes out was there before. (`neg` and `conj` round where a format has no -0, `abs` where its operand is complex.)",
+        "What comes out was there before. (`neg` and `conj` round where a format has no -0, `abs` where its operand is "
+        "complex.)",
         _names(primitives.EXACT),
         "## Rounded once",
         "Evaluated in the carrier, and rounded. + - * / and the square root are correctly rounded in every mode.",
         _names(once),
         "Those with more to them:",
-        _table((name, special[name].__doc__) for name in special),
+        _table((name, special[name].__doc__) for name in special if name not in expansions.EXPANSIONS),
         "## Written out",
         "Every operation of a published algorithm is rounded. A rule for such a primitive "
         '(`Rules(fmt, primitives={"cholesky": FLOAT32})`) makes it one operation, rounded once.',
         _table((name, make.__doc__) for name, make in expansions.EXPANSIONS.items()),
-        "Their derivative, taken from outside of `simulate`, is that of the real function (of `lu` and `reduce_window`, of their "
-        "operations).",
+        "Their derivative, taken from outside of `simulate`, is that of the real function (of `lu` and `reduce_window`, of "
+        "their operations).",
         "## Factorizations that are one operation",
         "Made in the carrier by JAX's own algorithm; all that they give is rounded once.",
         _names(primitives.FACTORIZATIONS),

@@ -78,10 +78,14 @@ def is_on_host(*arrays: Any) -> bool:
 
 
 def double(x: Any) -> Any:
-    """A carried value in float64, exactly, by NumPy if it is not traced; integers as they are."""
-    if not is_float(x.dtype):
+    """A carried value in float64 (complex128), exactly, by NumPy if it is not traced; integers as they are."""
+    if not is_inexact(x.dtype):
         return x
-    return np.asarray(x).astype(np.float64) if is_on_host(x) else carried(x, x.dtype, jnp.float64)
+    return (
+        np.asarray(x).astype(np.complex128 if is_complex(x.dtype) else np.float64)
+        if is_on_host(x)
+        else carried(x, x.dtype, jnp.float64)
+    )
 
 
 def as_typed(x: Array, dtype: Any) -> Array:

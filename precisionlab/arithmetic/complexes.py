@@ -124,16 +124,21 @@ def _scattered(eqn: Any) -> Callable[..., Array]:
     return scattered
 
 
-def _squared(x: Array) -> Array:
-    return _multiplied(lax.mul)(x, x)
+def _always(function: Callable[..., Array]) -> Callable[[Any], Callable[..., Array]]:
+    def whatever_the_equation(eqn: Any) -> Callable[..., Array]:
+        del eqn
+        return function
+
+    return whatever_the_equation
 
 
+_times = _multiplied(lax.mul)
 COMPLEX: dict[str, Callable[[Any], Callable[..., Array]]] = {
     **{name: _on_parts for name in ("add", "add_any", "sub", "reduce_sum", "cumsum", "reduce_window_sum")},
     **{name: _scattered for name in ("scatter-add", "scatter-sub")},
-    "mul": lambda eqn: _multiplied(lax.mul),
-    "square": lambda eqn: _squared,
-    "div": lambda eqn: _divided,
+    "mul": _always(_times),
+    "square": _always(lambda x: _times(x, x)),
+    "div": _always(_divided),
     "dot_general": _product,
     "conv_general_dilated": _product,
     "convert_element_type": _converted,

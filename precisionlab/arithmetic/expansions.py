@@ -16,8 +16,10 @@ from jax.extend.core import ClosedJaxpr
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic import factorizations
+from precisionlab.arithmetic.carrying import is_inexact
 from precisionlab.arithmetic.complexes import COMPLEX, is_complex
 from precisionlab.arithmetic.frames import Arithmetic
+from precisionlab.arithmetic.grouped import ragged_product, scaled_product
 from precisionlab.arithmetic.transforms import by_butterflies, fourier
 from precisionlab.arithmetic.windows import reduced_windows, summed_windows
 from precisionlab.rules import is_named
@@ -86,13 +88,26 @@ def _reduce_window_sum(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] |
     return None if arithmetic.accumulation is None else summed_windows(eqn)
 
 
+def _ragged_dot_general(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
+    """Exact products and float32 partial sums within a group, one rounding; with an `accumulation`, that of its product."""
+    return None if arithmetic.accumulation is None else ragged_product(eqn)
+
+
+def _scaled_matmul(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any]:
+    """Each entry times the scale of its block, rounded; then a matrix product."""
+    del arithmetic
+    return scaled_product(eqn)
+
+
 EXPANSIONS: dict[str, Maker] = {
     "cholesky": _cholesky,
     "fft": _fft,
     "lu": _lu,
     "polynomial": _polynomial,
+    "ragged_dot_general": _ragged_dot_general,
     "reduce_window": _reduce_window,
     "reduce_window_sum": _reduce_window_sum,
+    "scaled_matmul": _scaled_matmul,
     "triangular_solve": _triangular_solve,
     "tridiagonal_solve": _tridiagonal_solve,
 }
@@ -109,7 +124,7 @@ def expansion_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
     dtypes = [var.aval.dtype for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "dtype")]
     if name in COMPLEX and any(map(is_complex, dtypes)):
         return COMPLEX[name](eqn)
-    if name not in EXPANSIONS or is_named(arithmetic.formats, name) or not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+    if name not in EXPANSIONS or is_named(arithmetic.formats, name) or not any(map(is_inexact, dtypes)):
         return None
     return EXPANSIONS[name](eqn, arithmetic)
 

@@ -188,7 +188,7 @@ def _bits(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
 
 
 def _matrix_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """Exact products, float32 partial sums, one rounding; with an `accumulation`, its formats and order; block formats for operands."""
+    """Exact products, float32 partial sums, one rounding; with an `accumulation`, in its formats and order."""
     name, dtype = eqn.primitive.name, eqn.outvars[0].aval.dtype
     if not is_float(dtype):
         return _plain(eqn, arrays, frame)
@@ -232,7 +232,7 @@ def _reduction(reduce: Callable[..., Array], keywords: tuple[str, ...]) -> Calla
 
 
 def _ragged_product(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
-    """Exact products and float32 partial sums within a group, one rounding, whatever the `accumulation`."""
+    """Exact products and float32 partial sums within a group, one rounding."""
     left = jnp.asarray(arrays[0])
     if not is_float(eqn.outvars[0].aval.dtype):
         return _plain(eqn, arrays, frame)

@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jax.extend import source_info_util
 
 from precisionlab.arithmetic.accumulation import Accumulation
-from precisionlab.arithmetic.carrying import double, dtype_of, is_float, is_on_host
+from precisionlab.arithmetic.carrying import double, dtype_of, is_inexact, is_on_host
 from precisionlab.arithmetic.equations import called, is_sampler
 from precisionlab.arithmetic.frames import RAW, Frame, Held
 from precisionlab.arithmetic.operations import is_rounded, operands_of, results_of, rounded_results
@@ -195,11 +195,11 @@ def _distance(results: list[Held], program: Program) -> float:
     pairs = [
         (np.asarray(double(held.array)), np.asarray(held.exact))
         for held, var in zip(results, program.jaxpr.outvars, strict=True)
-        if is_float(dtype_of(var))
+        if is_inexact(dtype_of(var))
     ]
     with np.errstate(all="ignore"):
-        error = sum(float(np.sum(np.square(simulated - exact))) for simulated, exact in pairs)
-        size = sum(float(np.sum(np.square(exact))) for _, exact in pairs)
+        error = sum(float(np.sum(np.square(np.abs(simulated - exact)))) for simulated, exact in pairs)
+        size = sum(float(np.sum(np.square(np.abs(exact)))) for _, exact in pairs)
         return 0.0 if error == 0 else float(np.sqrt(np.float64(error) / size))
 
 
@@ -207,7 +207,7 @@ def _observe(eqn: Any, inputs: list[Held], frame: Frame) -> tuple[list[Held], Se
     operands = operands_of(eqn, inputs, frame)
     computed = moved(eqn, operands) or results_of(eqn, operands, frame)
     results = rounded_results(eqn, inputs, operands, computed, frame)
-    floats = [is_float(dtype_of(var)) for var in eqn.outvars]
+    floats = [is_inexact(dtype_of(var)) for var in eqn.outvars]
     if not any(floats):
         return [held._replace(exact=held.array) for held in results], None
     name, read = eqn.primitive.name, [double(operand) for operand in operands]

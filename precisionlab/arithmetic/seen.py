@@ -81,12 +81,20 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
         operands: each in the simulation and in the float64 program.
         named: where the difference is meant, and no error; None if nowhere.
     """
+    if np.iscomplexobj(simulated):  # the entries are those of both parts
+        simulated, exact, local = map(_parted, (simulated, exact, local))
+        operands = [(_parted(mine), _parted(theirs)) for mine, theirs in operands]
     there = [array for array in (simulated, exact, local, named, *sum(operands, ())) if array is not None]
     if not is_on_host(*there):
         return _sums(jnp, simulated, exact, local, operands, named)
     with np.errstate(all="ignore"):
         host = [tuple(map(np.asarray, pair)) for pair in operands]
         return _sums(np, *map(np.asarray, (simulated, exact, local)), host, named)
+
+
+def _parted(x: Any) -> Any:
+    xp = np if is_on_host(x) else jnp
+    return xp.stack([xp.real(x), xp.imag(x)])
 
 
 def _sums(xp: Any, simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[Any, Any]], named: Any) -> Seen:
@@ -99,7 +107,7 @@ def _sums(xp: Any, simulated: Any, exact: Any, local: Any, operands: Sequence[tu
     finite, shadow, near = xp.isfinite(simulated), xp.isfinite(exact), xp.isfinite(local)
     sound, whole = xp.asarray(True), xp.asarray(True)
     for mine, theirs in operands:
-        if xp.issubdtype(mine.dtype, np.floating):
+        if xp.issubdtype(mine.dtype, np.inexact):
             is_number = xp.isfinite(mine)
             sound, whole = sound & everywhere(is_number | ~xp.isfinite(theirs)), whole & everywhere(is_number)
     compares = finite & near if named is None else finite & near & ~named

@@ -12,8 +12,8 @@ Hardware that has one format stores nothing else: the arguments and constants of
 (`Rules(arguments=...)` exempts single ones), and an operation reads its operands in its own format. A cast is one rounding of
 the exact number, from float64 and 64-bit integers too. Moves, comparisons, selections, minima and maxima are exact. Products of
 matrices, convolutions and sums are what matrix units give: exact products, float32 partial sums, one rounding at the end;
-`accumulation` chooses otherwise. A draw of `jax.random` is one operation. Complex numbers are pairs of real ones. Cholesky and LU,
-triangular and tridiagonal solves, and Fourier transforms of powers of two are written out, with each of their operations
+`accumulation` chooses otherwise. A draw of `jax.random` is one operation. Complex numbers are pairs of real ones. Cholesky and
+LU, triangular and tridiagonal solves, and Fourier transforms of powers of two are written out, with each of their operations
 rounded; a rule that names their primitive rounds them as a whole, as other factorizations are anyway.
 
 The carrier is float32 (float64 where the function itself uses it, or where `carrier` says so). Below 2^-126 the arithmetic of

@@ -1,0 +1,96 @@
+"""`simulate` on every public function of jax.numpy, jax.nn, jax.lax, jax.scipy.special, jax.scipy.linalg and jax.random.
+
+Each with its value, its gradient and its vmapped self, where JAX has them: as written, in float32, it is what it was (up to
+what another order of operations changes), and in bfloat16 it runs. Warnings are errors here, so that nothing is opaque either.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precisionlab import BFLOAT16, simulate
+from tests.surface import MODULES, Call, calls
+
+SAMPLE = [
+    "jnp.linalg.inv", "jnp.fft.irfft", "jnp.polyval", "jnp.searchsorted", "jnp.angle", "jnp.histogram", "jax.nn.gelu",
+    "jax.nn.scaled_matmul", "lax.reduce_window", "lax.ragged_dot", "lax.cumlogsumexp", "lax.top_k", "lax.erf_inv", "lax.scan",
+    "lax.linalg.lu", "jax.scipy.special.ndtri", "jax.scipy.linalg.expm", "jax.random.choice",
+]  # fmt: skip
+ADRIFT = {"jnp.empty", "jnp.empty_like", "lax.empty"}
+"""Functions whose result is whatever lies in memory."""
+
+
+def kinds(call: Call) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """The function; its gradient and its vmapped self, if they can be had."""
+    found = {"value": (call.run, call.arrays)}
+    floats = tuple(place for place, array in enumerate(call.arrays) if jnp.issubdtype(array.dtype, jnp.floating))
+
+    def total(*arrays: Any) -> Any:
+        leaves = [leaf for leaf in jax.tree.leaves(call.run(*arrays)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        return sum((jnp.sum(jnp.abs(leaf)).astype(jnp.float32) for leaf in leaves), jnp.float32(0))
+
+    if floats:
+        found["gradient"] = (jax.grad(total, argnums=floats), call.arrays)
+    if call.arrays:
+        found["vmap"] = (jax.vmap(call.run), tuple(jnp.stack([array, array]) for array in call.arrays))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: pair for name, pair in found.items() if name == "value" or _traces(*pair)}
+
+
+def _traces(function: Any, arrays: Any) -> bool:
+    try:
+        jax.eval_shape(function, *arrays)
+    except Exception:  # JAX has many ways to say that it has no derivative
+        return False
+    return True
+
+
+def check(call: Call) -> list[str]:
+    """What is wrong with a function inside `simulate`."""
+    wrong = []
+    for kind, (function, arrays) in kinds(call).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            want = jax.jit(function)(*arrays)
+        try:
+            got = jax.jit(simulate(function, None))(*arrays)
+            narrow = jax.jit(simulate(function, BFLOAT16))(*arrays)
+        except Exception as error:  # all of them belong in the list
+            wrong.append(f"{call.name} ({kind}): {type(error).__name__}: {str(error)[:200]}")
+            continue
+        for mine, its, coarse in zip(*map(jax.tree.leaves, (got, want, narrow)), strict=True):
+            assert (mine.shape, mine.dtype) == (its.shape, its.dtype) == (coarse.shape, coarse.dtype), call.name
+            if jnp.issubdtype(its.dtype, jax.dtypes.prng_key) or call.name in ADRIFT:
+                continue
+            a, b = np.asarray(mine), np.asarray(its)
+            a, b = (x.astype(np.float64) if x.dtype.name.startswith(("bfloat", "float8")) else x for x in (a, b))
+            size = np.max(np.abs(b), initial=1.0, where=np.isfinite(b)) if b.dtype.kind in "fc" else 1.0
+            if not np.allclose(a, b, rtol=2e-4, atol=2e-5 * size, equal_nan=True):
+                wrong.append(f"{call.name} ({kind}): {a.ravel()[:4]} is not {b.ravel()[:4]}")
+    return wrong
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_public_functions(name):
+    (call,) = calls(name)
+    assert isinstance(call, Call)
+    assert check(call) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function(module):
+    found = [call for call in calls() if isinstance(call, Call) and call.name.rpartition(".")[0] == module]
+    assert len(found) >= {"jnp": 300, "lax": 180}.get(module, 10)
+    assert [line for call in found for line in check(call)] == []
+
+
+def test_hardly_any_function_is_without_arguments():
+    """What is left over makes keys, reads files or computes shapes."""
+    left = [call for call in calls() if isinstance(call, str)]
+    assert len(left) <= 40, left
