@@ -338,6 +338,43 @@ def test_a_counter_that_stands_still_says_where() -> None:
 # Updates that are all zero, and rates that are schedules
 
 
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_sum_is_told_from_a_maximum(jitted: bool) -> None:
+    """Both lose their updates in bfloat16; of a maximum nothing is lost that another update would add to."""
+
+    def update(u: Any, held: Any, params: Any = None) -> Any:
+        del params
+        return u, {"sum": held["sum"] + 2.0**-12, "most": jnp.maximum(held["most"], 1.001)}
+
+    def init(_: Any) -> Any:
+        return {name: jnp.ones((), BF16) for name in ("sum", "most")}
+
+    def narrow(u: Any, held: Any, params: Any = None) -> Any:
+        u, held = update(u, held, params)
+        return u, jax.tree.map(lambda leaf: leaf.astype(BF16), held)
+
+    optimizer, w = track(optax.GradientTransformation(init, narrow)), {"w": jnp.ones(4)}
+    start = (jax.jit(optimizer.init) if jitted else optimizer.init)(w)
+    _, state = optimizer.update(w, start, w)
+    lost = {name: float(tally.lost_fraction) for name, tally in pl.by_path(stagnation(state).state.tally).items()}
+    assert lost == {"sum": 1, "most": 1}
+    assert [(a.kind, a.path) for a in advise(stagnation(state)) if a.site == "state"] == [("counter", "sum")]
+
+
+@pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
+@pytest.mark.parametrize("jitted", [False, True])
+def test_rounding_by_chance_of_what_is_rounded_already_is_no_all_clear(jitted: bool) -> None:
+    w = {"w": jnp.ones(64)}
+    for own, kind in ((jnp.float32, "unbiased"), (BF16, "stalled")):
+        optimizer = track(round_state(optax.trace(0.99, accumulator_dtype=own), pl.BFLOAT16, pl.stochastic))
+        start = (jax.jit(optimizer.init) if jitted else optimizer.init)(w)
+        _, state = optimizer.update({"w": jnp.ones(64)}, start, w)
+        _, state = optimizer.update({"w": jnp.full(64, 0.011)}, state, w)
+        (advice,) = [a for a in advise(stagnation(state)) if a.site == "state"]
+        assert advice.kind == kind
+        assert ("of what the optimizer has rounded by itself before" in advice.sentence) is (kind == "stalled")
+
+
 def test_updates_that_are_all_zero_though_gradients_are_not_are_told() -> None:
     """1e-7 of the smaller half is below what float16 holds; the larger half of the gradient is zero as it is."""
     tiny = {"w": jnp.where(jnp.arange(8) < 3, 1e-3, 0).astype(jnp.float16)}
@@ -346,8 +383,8 @@ def test_updates_that_are_all_zero_though_gradients_are_not_are_told() -> None:
     assert advice.sentence == (
         "w (float16): every update of 8 entries was exactly zero in the last read, though 3 entries of the gradient were not. "
         "That may be meant (a learning rate of 0 as in the first step of a warm-up, a mask, gradients that are gathered "
-        "first); if not, the optimizer's own arithmetic lost them (in float16 whatever is below 3.0e-08 is 0): make its update in "
-        "float32."
+        "first); if not, the optimizer's own arithmetic lost them (in float16 whatever is below 3.0e-08 is 0): make its update "
+        "in float32."
     )
     assert np.float16(2.9e-8) == 0 < np.float16(3.1e-8)
     assert "learning rate" not in only(record, "zero", learning_rate=1e-5).sentence

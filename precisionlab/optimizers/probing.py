@@ -104,16 +104,16 @@ def _surely_nearest(node: Any) -> bool:
 
 def _small(inner: optax.GradientTransformationExtraArgs, params: PyTree[Array], weight: float) -> tuple[Any, Any] | None:
     """Parameters of one entry each, and the first state of an optimizer of them; None if it makes no such state."""
-    few = jax.tree.map(lambda leaf: jnp.full((1,) * jnp.ndim(leaf), weight if is_floating(leaf) else 0, _dtype(leaf)), params)
+
+    def one(leaf: Any) -> Array:
+        return jnp.full((1,) * jnp.ndim(leaf), weight if is_floating(leaf) else 0, jnp.result_type(leaf))
+
     try:
         with jax.ensure_compile_time_eval():
+            few = jax.tree.map(one, params)
             return few, inner.init(few)
     except Exception:  # An optimizer may ask for more than one entry.
         return None
-
-
-def _dtype(leaf: Any) -> Any:
-    return jnp.result_type(leaf)
 
 
 def _made(
@@ -126,12 +126,11 @@ def _made(
 ) -> tuple[list[Any], list[Any]] | None:
     """The leaves of the state after an update, as meant in float64 and as the program makes them; None if it cannot."""
     leaves, structure = jax.tree.flatten(state)
-    held = jax.tree.unflatten(
-        structure, [jnp.full_like(leaf, level) if index in places else leaf for index, leaf in enumerate(leaves)]
-    )
-    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, slope) if is_floating(leaf) else leaf, params)
     try:
         with jax.ensure_compile_time_eval():
+            filled = [jnp.full_like(leaf, level) if index in places else leaf for index, leaf in enumerate(leaves)]
+            held = jax.tree.unflatten(structure, filled)
+            grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, slope) if is_floating(leaf) else leaf, params)
             own = jax.tree.leaves(concealed(inner.update(grads, reveal(held), params)[1]))
             meant = meant_state(inner, grads, held, params, {}, double=True)
             return [_array(leaf) for leaf in meant], [_array(leaf) for leaf in own]
