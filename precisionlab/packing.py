@@ -31,7 +31,8 @@ class PackedTallies(NamedTuple):
     """The tallies of a tree.
 
     Attributes:
-        fates: int32, (..., leaves, 5).
+        fates: int32, (..., leaves, 5); of a tree without leaves one row of zeros, here and below, since not everything that
+            saves arrays saves those of size zero.
         gaps: int32, (..., leaves, 2): finest and coarsest; None if they were not asked for.
         invisible: int32, (..., leaves); None where nothing keeps updates.
         directions: int32, (..., leaves, 2): falling and fell; None if they were not told apart.
@@ -96,13 +97,12 @@ def pack(
     def rows(names: Sequence[str], dtype: Any = jnp.int32) -> Array:
         table = [[getattr(leaf, name) for name in names] for leaf in leaves]
         flat = [jnp.asarray(0 if value is None else value).astype(dtype) for row in table for value in row]
-        shape = (len(leaves), len(names))
-        return jnp.stack(flat).reshape(*shape) if flat else jnp.zeros(shape, dtype)
+        return jnp.stack(flat).reshape(len(leaves), len(names)) if flat else jnp.zeros((1, len(names)), dtype)
 
     # Without leaves as with them the same arrays are there, so that trees of optimizer states stay comparable.
     widest = max((leaf.update_mass.dtype for leaf in leaves if detail), key=lambda dtype: dtype.itemsize, default=jnp.float32)
     bins = [leaf.histogram for leaf in leaves if detail]
-    histogram = jnp.stack(bins) if bins else jnp.zeros((0, len(HISTOGRAM_EDGES) - 1), jnp.int32)
+    histogram = jnp.stack(bins) if bins else jnp.zeros((1, len(HISTOGRAM_EDGES) - 1), jnp.int32)
     return PackedTallies(
         rows(_FATES),
         rows(_GAPS) if (detail if gaps is None else gaps) else None,
@@ -125,7 +125,7 @@ def unpack(packed: PackedTallies) -> PyTree[Tally]:
     """
     tables = ((_FATES, packed.fates), (_GAPS, packed.gaps), (_DIRECTIONS, packed.directions), (_SUMS, packed.sums))
     leaves = []
-    for index in range(packed.fates.shape[-2]):
+    for index in range(_count(packed.tree)):
         fields: dict[str, Any] = {}
         for names, table in tables:
             columns = [None] * len(names) if table is None else jnp.moveaxis(table[..., index, :], -1, 0)
@@ -137,8 +137,12 @@ def unpack(packed: PackedTallies) -> PyTree[Tally]:
 
 
 def refilled(tree: PyTree[Any], leaves: Sequence[Any]) -> PyTree[Any]:
-    """A tree made by `skeleton`, with leaves in their places again."""
-    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_place), leaves)
+    """A tree made by `skeleton`, with leaves in their places again, and none of those that have no place."""
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_place), leaves[: _count(tree)])
+
+
+def _count(tree: PyTree[Any]) -> int:
+    return jax.tree.structure(tree, is_leaf=_is_place).num_leaves
 
 
 def _is_place(node: Any) -> bool:
@@ -146,7 +150,7 @@ def _is_place(node: Any) -> bool:
 
 
 def lost_fractions(packed: PackedTallies) -> Array:
-    """`Tally.lost_fraction` of every leaf at once, NaN where nothing was asked.
+    """`Tally.lost_fraction` of every row at once, NaN where nothing was asked.
 
     Example:
         >>> from precisionlab.stagnation import tally

@@ -27,7 +27,7 @@ class Arrival(NamedTuple):
     """What was expected of the next weights, and how often it came true.
 
     Attributes:
-        before, update, expected: of some entries of each leaf, in float32, in one row.
+        before, update, expected: of some entries of each leaf, in float32, in one row; a single zero if there are none.
         pending: whether they wait to be compared.
         checked: updates whose outcome was seen in the next one.
         missed: those of them after which the weights were elsewhere.
@@ -45,7 +45,7 @@ class Arrival(NamedTuple):
 
 def start_arrival(weights: list[Array]) -> Arrival:
     """Before the first update."""
-    count = sum(_count(leaf) for leaf in weights)
+    count = max(1, sum(map(_count, weights)))
     before, update, expected = (jnp.zeros(count, jnp.float32) for _ in range(3))  # apart: a buffer is donated once
     return Arrival(before, update, expected, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
 
@@ -59,6 +59,7 @@ def departed(arrival: Arrival, weights: list[Array], updates: list[Array], sums:
 
 def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
     """Compare the weights with what was remembered, if anything was."""
+    weights = [leaf for leaf in weights if leaf.size]
     if not weights:
         return arrival
     now = _sampled(weights)
@@ -115,14 +116,13 @@ def _parts(row: Array, weights: list[Array]) -> list[Array]:
 
 def _sampled(leaves: list[Array]) -> Array:
     """The first entries of the first row of each leaf, from the first shard."""
-    if not leaves:
-        return jnp.zeros(0, jnp.float32)
-    return jnp.concatenate([_corner(leaf) for leaf in leaves])
+    corners = [_corner(leaf) for leaf in leaves if leaf.size]
+    return jnp.concatenate(corners) if corners else jnp.zeros(1, jnp.float32)
 
 
 def _corner(leaf: Array) -> Array:
     count = _count(leaf)
-    if leaf.ndim and leaf.size:
+    if leaf.ndim:
         row = (0,) * (leaf.ndim - 1)
         if jax.device_count() > 1:
             # Of a sharded leaf a gather brings these entries, a slice all of it.

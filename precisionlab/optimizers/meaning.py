@@ -2,10 +2,12 @@
 
 A state tells what was stored, not what was meant. The optimizer tells what it means when its own program is made again on wide
 values with every narrowing left out: in float32 for state that is stored narrower, in float64 for state in float32. Rounding
-constants to the dtype of the parameters is a narrowing too: on wide values 0.999 is not 1.
+constants to the dtype of the parameters is a narrowing too: on wide values 0.999 is not 1. Random numbers are drawn as the
+optimizer draws them, in its own dtypes: wider ones would be others, and no rounding of them was lost.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -14,15 +16,17 @@ import numpy as np
 import optax
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.arithmetic.frames import Frame
+from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import operate
-from precisionlab.arithmetic.programs import program_of
+from precisionlab.arithmetic.programs import equations, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of
+from precisionlab.arithmetic.walking import is_sampler
 from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
+from precisionlab.rules import Rules
 
 __all__ = ["Kept", "Leaf", "kept_alone", "meant_state", "state_leaves"]
 
@@ -99,8 +103,8 @@ def meant_state(
         state: its state.
         params: the parameters.
         extra: further arguments of the update.
-        double: in float64 rather than in float32 (needs `jax.enable_x64` around). Constants stay those of the program: 0.999
-            is that of float32, as the optimizer multiplies by it.
+        double: in float64 rather than in float32, whether or not 64-bit types are enabled. Constants stay those of the program:
+            0.999 is that of float32, as the optimizer multiplies by it.
 
     Returns:
         The leaves of the new state, floating ones in float32 or float64.
@@ -110,27 +114,59 @@ def meant_state(
         grads, held, weights, more = given
         return concealed(inner.update(grads, held, weights, **more)[1])
 
-    given = jax.tree.map(_wide, (updates, reveal(state), params, extra))
-    if not double:
+    stored = updates, reveal(state), params, extra
+    given = jax.tree.map(_wide, stored)
+    draws = any(map(_is_key, jax.tree.leaves(stored)))
+    if not double and not draws:
         found = jax.tree.leaves(made(*given))
         if not any(is_floating(leaf) and leaf.dtype.itemsize < 4 for leaf in found):
             return found
-    # On wide values it narrows still, by dtypes of its own (`mu_dtype`), or is to be made in float64.
+    # On wide values it narrows still, by dtypes of its own (`mu_dtype`), or draws, or is to be made in float64.
     try:
-        return _unrounded(made, given, double)
+        return _unrounded(made, given, stored if draws else None, double)
     except NotImplementedError:
         # A factorization or the like: its own arithmetic will have to do, on values as wide as they can be.
-        if double:
-            given = jax.tree.map(lambda leaf: as_float64(leaf) if is_floating(leaf) else leaf, given)
-        return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
+        with _types(double):
+            if double:
+                given = jax.tree.map(lambda leaf: as_float64(leaf) if is_floating(leaf) else leaf, given)
+            return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
 
 
-def _unrounded(fun: Callable[..., Any], args: Sequence[Any], double: bool) -> list[Array]:
-    """The leaves of a function's result, made again with every operation in a wide carrier and no result narrowed."""
-    arithmetic = arithmetic_of("track", FLOAT64 if double else FLOAT32, nearest_even, None, jnp.float64 if double else None)
+def _types(double: bool) -> Any:
+    return jax.enable_x64(True) if double else nullcontext()
+
+
+def _is_key(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and (jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and leaf.shape == (2,)))
+
+
+def _unrounded(fun: Callable[..., Any], args: Sequence[Any], drawing: Sequence[Any] | None, double: bool) -> list[Array]:
+    """The leaves of a function's result, made again with every operation in a wide carrier and no result narrowed.
+
+    Args:
+        fun: the function.
+        args: its arguments, wide.
+        drawing: its arguments as they are, if it draws random numbers.
+        double: whether the carrier is float64.
+    """
+    rules, carrier = Rules(FLOAT64 if double else FLOAT32, strict=True), jnp.float64 if double else None
+    with _types(double):
+        arithmetic = arithmetic_of("track", rules, nearest_even, None, carrier)
+    # Traced with the types that the optimizer has: with 64-bit ones it would draw and count in those.
     program = program_of("track", fun, tuple(args), {}, arithmetic)
-    values = iter(program.run(Frame(arithmetic, operate, words=None), program.arrays))
-    return [next(values).array if moves else leaf for leaf, moves in zip(program.results, program.moving, strict=True)]
+    drawn: dict[int, Any] = {}
+    if drawing is not None:
+        stored = program_of("track", fun, tuple(drawing), {}, arithmetic)
+        wide, own = ([eqn for eqn, _ in equations(each.jaxpr, arithmetic) if is_sampler(eqn)] for each in (program, stored))
+        drawn = {id(one): other for one, other in zip(wide, own, strict=True)}
+
+    def operated(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
+        return operate(drawn.get(id(eqn), eqn), inputs, frame)
+
+    with _types(double):
+        values = iter(program.run(Frame(arithmetic, operated, words=None), program.arrays))
+        return [next(values).array if moves else leaf for leaf, moves in zip(program.results, program.moving, strict=True)]
 
 
 def _wide(leaf: Any) -> Any:
@@ -148,11 +184,11 @@ def kept_alone(inner: optax.GradientTransformationExtraArgs, state: Any, params:
         params: the parameters, of which only the tree, the dtypes and the numbers of axes matter.
 
     Returns:
-        A row of numbers, one for each leaf; NaN for what belongs to no parameter, and everywhere if the optimizer cannot make
-        an update from these alone.
+        A row of numbers, one for each leaf (a single one if there is none); NaN for what belongs to no parameter, and
+        everywhere if the optimizer cannot make an update from these alone.
     """
     leaves = jax.tree.leaves(state)
-    unknown = np.full(len(leaves), np.nan, np.float32)
+    unknown = np.full(max(1, len(leaves)), np.nan, np.float32)
     owned = {(path, jnp.shape(leaf)) for path, leaf in _paths(params)}
     places = [
         index

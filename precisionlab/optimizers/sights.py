@@ -135,8 +135,9 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
         return None
     arguments = asked.optimizer, event.given, event.before, event.params, event.extra
     if asked.state:
+        meant = meant_state(*arguments, double=True)
         with jax.enable_x64(True):
-            return _look_at_state(asked, event, meant_state(*arguments, double=True), key)
+            return _look_at_state(asked, event, meant, key)
     narrow = any(place is not None and place.narrow for place in state_leaves(event.before))
     return _look_at_state(asked, event, meant_state(*arguments) if narrow else jax.tree.leaves(event.after), key)
 

@@ -44,9 +44,15 @@ class Storage:
 
 
 def store_description(leaves: Sequence[Array]) -> Int[Array, "..."]:
-    """The dtypes and sizes of some arrays, as an array that a state can hold: (leaves, 2)."""
+    """The dtypes and sizes of some arrays, as an array that a state can hold: (leaves, 2), of none one row of zeros."""
     rows = [(_DTYPES.index(leaf.dtype.name), leaf.size % 2**31) for leaf in leaves]
-    return jnp.array(rows, jnp.int32).reshape(-1, 2)
+    return jnp.array(rows or [(0, 0)], jnp.int32)
+
+
+def _rows(description: Any, count: int) -> list[tuple[int, int]]:
+    """The rows of a description; of a stack of them, those of the first."""
+    table = np.asarray(description)
+    return [(int(code), int(size)) for code, size in table.reshape(-1, *table.shape[-2:])[0][:count]]
 
 
 def check_whole(tallies: PyTree[Tally], description: Any) -> None:
@@ -58,7 +64,7 @@ def check_whole(tallies: PyTree[Tally], description: Any) -> None:
     held = list(by_path(tallies).items())
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((held, description))):
         return
-    for (path, tally), (_, size) in zip(held, np.asarray(description), strict=True):
+    for (path, tally), (_, size) in zip(held, _rows(description, len(held)), strict=True):
         entries = int(np.sum(np.asarray(tally.entries, np.int64)))
         if entries and entries < size:
             raise ValueError(
@@ -77,8 +83,8 @@ def storage_of(weights: PyTree[Any], description: Any, state: Any) -> Storage | 
     """
     if isinstance(description, Tracer):
         return None
-    dtypes = [_DTYPES[code] for code, _ in np.asarray(description)]
     paths = list(_paths(weights))
+    dtypes = [_DTYPES[code] for code, _ in _rows(description, len(paths))]
     grids = grids_of_weights(paths, state)
     mine = tuple((path, _stored(grid, dtype)) for path, grid, dtype in zip(paths, grids, dtypes, strict=True))
     leaves = zip(state_leaves(state), jax.tree_util.tree_leaves_with_path(state), strict=True)
@@ -107,7 +113,7 @@ def _paths(tree: Any) -> Iterator[str]:
 def _stored(grid: Any, dtype: str) -> Stored:
     known = None
     if grid is not None and not any(isinstance(number, Tracer) for number in grid):
-        precision, emin, stochastic = (int(number) for number in grid)
+        precision, emin, stochastic = (int(np.ravel(number)[0]) for number in grid)  # of a stack, those of the first
         names: Mapping[str, Any] = FORMATS
         name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
         known = Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None, bool(stochastic))
