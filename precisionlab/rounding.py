@@ -203,7 +203,7 @@ def round_carrier(
 
 def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:
     """True with the probability significand * 2^-excess, which is below 1, to two words of random bits."""
-    word, width = carrier.word, carrier.width
+    width = carrier.width
     first, second = (scaled(significand, excess, places, carrier) for places in (width, 2 * width))
     return (high < first) | ((high == first) & (low < second))
 
