@@ -22,7 +22,7 @@ from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.randomness import check_key, counter_hash, hash_positions
 
-__all__ = ["round_carrier", "round_result", "round_to", "stored", "straight_through"]
+__all__ = ["happens", "round_carrier", "round_result", "round_to", "scaled", "stored", "straight_through"]
 
 
 def round_to(
@@ -129,8 +129,18 @@ def _round_stored(x: Array, words: Array | None, traced: Format, *, fixed: Forma
     return computed_once(round_carrier(x, _join(traced, fixed), mode, random, carrier))
 
 
-def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carrier: Carrier) -> Array:
-    """The law itself, unchecked and without a derivative: what `round_to` computes once its arguments are right."""
+def round_carrier(
+    x: Array,
+    fmt: Format,
+    mode: Mode,
+    random: Array | None,
+    carrier: Carrier,
+    more: tuple[Array, Array] | None = None,
+) -> Array:
+    """The law itself, unchecked and without a derivative: what `round_to` computes once its arguments are right.
+
+    With two `more` random words a stochastic mode is exact also where more is dropped than one word has places for.
+    """
     word = carrier.word
     bits = to_bits(x, carrier)
     magnitude = bits & word(carrier.sign - 1)
@@ -154,6 +164,9 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
             far_below = place.shift > word(carrier.precision)
             excess = jnp.maximum(place.shift, word(carrier.width - 1)) - word(carrier.width - 1)
             shifted = place.significand >> excess
+            if more is not None:
+                dropped = place.significand & ((word(1) << jnp.minimum(excess, word(carrier.width - 1))) - word(1))
+                shifted = shifted + word(happens(dropped, excess, *more, carrier))
             if random is None:
                 shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
             place = place._replace(significand=shifted, shift=place.shift - excess)
@@ -186,6 +199,22 @@ def round_carrier(x: Array, fmt: Format, mode: Mode, random: Array | None, carri
         positive = jnp.where(kept == 0, smallest, rounded)
         rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
     return from_bits(rounded, carrier)
+
+
+def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:
+    """True with the probability significand * 2^-excess, which is below 1, to two words of random bits."""
+    width = carrier.width
+    first, second = (scaled(significand, excess, places, carrier) for places in (width, 2 * width))
+    return (high < first) | ((high == first) & (low < second))
+
+
+def scaled(significand: Array, excess: Array, places: int, carrier: Carrier) -> Array:
+    """The last word of the whole part of significand * 2^(places - excess)."""
+    word, last = carrier.word, carrier.word(carrier.width - 1)
+    left = word(places) - jnp.minimum(excess, word(places))
+    right = jnp.maximum(excess, word(places)) - word(places)
+    shifted = (significand << jnp.minimum(left, last)) >> jnp.minimum(right, last)
+    return jnp.where(left > last, word(0), jnp.where(right > last, word(0), shifted))
 
 
 def _carries_to_infinity(fmt: Format, carrier: Carrier) -> bool:

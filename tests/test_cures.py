@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import precisionlab as pl
+from precisionlab.arithmetic.chances import round_sum
 from precisionlab.optimizers import apply_updates, kahan, master_weights, round_params, round_state, stagnation, track
 from tests import cases
 from tests.oracle import round_array, round_exact
@@ -478,7 +479,12 @@ def test_masters_are_plain_float32_training_seen_through_rounded_weights(fmt: An
     for number in range(20):
         grads = gradient(visible)
         updates, other = plain.update(grads, other, masters)
-        masters = {name: np.asarray(masters[name]) + np.asarray(updates[name]) for name in masters}
+        if mode is pl.stochastic:  # in which the masters are rounded so too
+            root = jax.random.fold_in(jax.random.key(4), number)
+            keys = {name: jax.random.fold_in(jax.random.fold_in(root, index), 1) for index, name in enumerate(masters)}
+            masters = {n: round_sum(w, updates[n], pl.FLOAT32, mode, key=keys[n]) for n, w in masters.items()}
+        else:
+            masters = {name: np.asarray(masters[name]) + np.asarray(updates[name]) for name in masters}
         before = visible
         visible, state = step(visible, state, grads)
         same(state.masters, masters)

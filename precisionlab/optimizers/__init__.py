@@ -16,6 +16,7 @@ from precisionlab.optimizers.masters import MasterWeightsState, master_weights
 from precisionlab.optimizers.moments import RoundStateState, round_state
 from precisionlab.optimizers.sums import apply_updates, stored_sum
 from precisionlab.optimizers.tracking import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
+from precisionlab.optimizers.widening import in_float32
 
 __all__ = [
     "Advice",
@@ -30,6 +31,7 @@ __all__ = [
     "TwoComponentsState",
     "advise",
     "apply_updates",
+    "in_float32",
     "kahan",
     "master_weights",
     "round_params",

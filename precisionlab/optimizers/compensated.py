@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import as_float64, uncontracted, widened
-from precisionlab.formats import Format, name_of
+from precisionlab.arithmetic.chances import carried_sum, round_sum
+from precisionlab.arithmetic.exact_sums import is_carrier_itself, two_sum
+from precisionlab.carriers import CARRIERS
 from precisionlab.modes import Mode, nearest_even
-from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
-from precisionlab.optimizers.sums import is_floating
+from precisionlab.optimizers.choosing import Formats, Row, check_zeros, grids_of, rows_of
+from precisionlab.optimizers.grid import leading
+from precisionlab.optimizers.roundings import Revealed, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.sums import in_one_carrier, is_floating
 from precisionlab.rounding import round_to
 
 __all__ = ["KahanState", "kahan"]
@@ -27,12 +30,12 @@ class KahanState(NamedTuple):
     Attributes:
         count: updates made so far, from which the random bits of each derive.
         compensation: what the weights still lack, values of the format in the dtypes of the weights; None for other leaves.
-        grid: where the values of the format lie.
+        grid: for each floating leaf where its values lie, see `roundings`.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     compensation: PyTree[Array]
-    grid: Grid
+    grid: PyTree[Any]
 
     @property
     def residual(self) -> PyTree[Array]:
@@ -40,7 +43,7 @@ class KahanState(NamedTuple):
         return self.compensation
 
 
-def kahan(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
+def kahan(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
     """Compensated weights: what one rounding drops, the next update brings; last in a chain.
 
     Each weight w has a compensation c, which starts at zero and is itself a value of the format:
@@ -53,25 +56,28 @@ def kahan(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.Gradie
     one (as the carrier sees u + c), where plain rounding loses all up to h. The second term is half the smallest subnormal (for
     the smallest weights it is h itself, and odd ones take the tie); without subnormals it is 2^(emin-1), or h if that is less.
     Each step adds at most the floor, with the larger h of w', to the error of w + c. An entry that equal updates do not
-    change is invisible above the floor, and lost below. With `stochastic` there is no floor.
+    change is invisible above the floor, and lost below. With `stochastic` there is no floor: every sum on the way is rounded in
+    proportion to its exact value, so that the mean of w + c is exact for updates of any size.
 
     Costs one number of the format a parameter, in the parameter's dtype. `track` around the chain tells the entries whose
     update waits in the compensation (`Tally.invisible`) from those whose update is lost.
 
     Args:
-        fmt: the format of weights and compensations. It must have a zero.
+        fmt: the format of weights and compensations: one, by path, or None for each leaf's own, as `round_params` takes it. It
+            must have a zero.
         mode: how both are rounded.
         seed: for stochastic modes; bits derive from (seed, number of the update, leaf), so that a resumed run repeats them.
 
     Returns:
         A gradient transformation. Its `update` needs `params`, on the grid already, in a wider dtype or natively in the
         format's own, and gives updates in the carrier's dtype; adding them lands on w'. (In a float32 carrier its last bit may
-        be off where one step carries a weight across zero and to 2^(22-p) times its size: no float leads there.) Where w' or u
-        is not finite c becomes zero.
+        be off where one step carries a weight across zero and to 2^(22-p) times its size: no float leads there. Float32 leaves
+        in float32 itself compensate for that too.) Where w' or u is not finite c becomes zero.
 
     Raises:
-        TypeError: if fmt is not a format or mode not a function.
-        ValueError: if the format's numbers are wrong or it has no zero, or at update time without `params`.
+        TypeError: if fmt is no format, mapping or None, or mode not a function.
+        ValueError: if a format's numbers are wrong or it has no zero; at `init`, if a pattern matches nothing or a narrow dtype
+            cannot hold its format; at update time, without `params`.
 
     References:
         W. Kahan, "Further remarks on reducing truncation errors", 1965.
@@ -87,12 +93,11 @@ def kahan(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.Gradie
         (1.0078125, 1.009)
     """
     check_rounding(fmt, mode, "kahan")
-    if fmt.zeros == 0:
-        raise ValueError(f"kahan: a compensation starts at zero, and {name_of(fmt)} has none; choose a format with a zero.")
+    check_zeros(fmt, "kahan: a compensation")
 
     def init(params: PyTree[Array]) -> KahanState:
         nothing = jax.tree.map(lambda w: jnp.zeros_like(w) if is_floating(w) else None, params)
-        return KahanState(jnp.int32(0), nothing, grid_of(fmt, mode))
+        return KahanState(jnp.int32(0), nothing, grids_of(fmt, params, mode, "kahan", zero="a compensation"))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:
@@ -101,24 +106,29 @@ def kahan(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.Gradie
         if revealed:
             return updates, Revealed(state)
         key = step_key(mode, seed, state.count)
-        leaves, structure = jax.tree.flatten(updates)
-        weights, carried = structure.flatten_up_to(params), structure.flatten_up_to(state.compensation)
+        structure, rows = rows_of(fmt, "kahan", updates, params, state.compensation)
 
-        def leaf(index: int, w: Any, u: Any, c: Any) -> tuple[Any, Any]:
-            if not is_floating(w):
+        def leaf(row: Row) -> tuple[Any, Any]:
+            w, u, c = row.leaves
+            if row.fmt is None:
                 return u, c
-            wide, step, rest = widened(w), widened(u), widened(c)
-            if step.dtype != wide.dtype:
-                wide, step, rest = as_float64(wide), as_float64(step), as_float64(rest)
-            bits = leaf_key(key, index)
-            wanted = uncontracted(step) + rest
-            moved = round_to(wide + wanted, fmt, mode, key=bits) - wide
-            missing = wanted - moved
-            missing = round_to(jnp.where(jnp.isfinite(missing), missing, 0), fmt, mode, key=leaf_key(bits, 1))
+            wide, step, rest = in_one_carrier(w, u, c)
+            carrier = CARRIERS[wide.dtype.name]
+            bits = leaf_key(key, row.index)
+
+            def carried(a: Array, b: Array, number: int) -> Array:
+                return carried_sum(a, b, mode, key=leaf_key(bits, number))
+
+            wanted = carried(rest, step, 2)
+            moved = leading(wide, wanted, round_sum(wide, wanted, row.fmt, mode, key=bits), row.fmt)
+            missing = carried(wanted, -moved, 3)
+            if is_carrier_itself(row.fmt, carrier):
+                made, short = two_sum(wide + moved, -wide, carrier)  # what the sum will really do
+                missing = carried(carried(wanted, -made, 3), -short, 4)
+            missing = round_to(jnp.where(jnp.isfinite(missing), missing, 0), row.fmt, mode, key=leaf_key(bits, 1))
             return moved, missing.astype(w.dtype)
 
-        columns = enumerate(zip(weights, leaves, carried, strict=True))
-        pairs = [leaf(index, *row) for index, row in columns]
+        pairs = list(map(leaf, rows))
         moves, missing = (jax.tree.unflatten(structure, [pair[side] for pair in pairs]) for side in (0, 1))
         return moves, state._replace(count=state.count + 1, compensation=missing)
 

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
-from precisionlab.formats import Format, name_of
+from precisionlab.arithmetic.chances import round_sum
+from precisionlab.arithmetic.exact_sums import is_carrier_itself
+from precisionlab.carriers import CARRIERS, to_bits, uncontracted
+from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
-from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
-from precisionlab.optimizers.sums import is_floating
+from precisionlab.optimizers.choosing import Formats, Row, check_zeros, grids_of, rows_of
+from precisionlab.optimizers.roundings import Revealed, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.sums import in_one_carrier, is_floating
 from precisionlab.rounding import round_to
 
 __all__ = ["TwoComponentsState", "two_components"]
@@ -26,12 +29,12 @@ class TwoComponentsState(NamedTuple):
     Attributes:
         count: updates made so far, from which the random bits of each derive.
         low: the second component of each weight, values of the format in the dtypes of the weights; None for other leaves.
-        grid: where the values of the format lie.
+        grid: for each floating leaf where its values lie, see `roundings`.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     low: PyTree[Array]
-    grid: Grid
+    grid: PyTree[Any]
 
     @property
     def residual(self) -> PyTree[Array]:
@@ -39,7 +42,7 @@ class TwoComponentsState(NamedTuple):
         return self.low
 
 
-def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
+def two_components(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
     """Weights kept as an unevaluated sum of two values of the format; last in a chain.
 
     The parameters hold w, the state holds c, and the weight that is meant is w + c. An update u goes in by two error-free sums,
@@ -60,7 +63,8 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
         |round(u)| <= h 2^-(p+1)  for odd w, c standing at h/2 or below,
 
     where plain rounding loses all up to h. What rounds to zero is among them: |u| up to half the smallest value of the format,
-    unless it moves w at once. With `stochastic` there is no floor but the carrier's own, in c + v.
+    unless it moves w at once. With `stochastic` there is no floor: v and t are rounded in proportion to their exact values, so
+    that the mean of w + c is exact for updates of any size.
 
     Against `kahan`, which takes as much memory: there u + c is one sum in the carrier, rounded once when it is kept, so a step
     adds at most h 2^-(p+1) to the error of w + c. Here a step adds at most h 2^-p, and h 2^-(p+1) more if u is wider than the
@@ -72,7 +76,8 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
     to the largest value.
 
     Args:
-        fmt: the format of both components. It must have a zero.
+        fmt: the format of both components: one, by path, or None for each leaf's own, as `round_params` takes it. It must
+            have a zero.
         mode: how what the pair cannot hold is rounded.
         seed: for stochastic modes; bits derive from (seed, number of the update, leaf), so that a resumed run repeats them.
 
@@ -80,11 +85,13 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
         A gradient transformation. Its `update` needs `params`, on the grid already, in a wider dtype or natively in the
         format's own, and gives updates in the carrier's dtype; adding them lands on w'. (In a float32 carrier it may land the
         carrier's last bit off where one step cancels a weight to 2^(p-24) of its size, or carries it across zero and to
-        2^(22-p) times its size: no float leads there.) Where w' is not finite c becomes zero.
+        2^(22-p) times its size: no float leads there. In float32 leaves in float32 itself c makes up for it.) Where w' is not
+        finite c becomes zero.
 
     Raises:
-        TypeError: if fmt is not a format or mode not a function.
-        ValueError: if the format's numbers are wrong or it has no zero, or at update time without `params`.
+        TypeError: if fmt is no format, mapping or None, or mode not a function.
+        ValueError: if a format's numbers are wrong or it has no zero; at `init`, if a pattern matches nothing or a narrow dtype
+            cannot hold its format; at update time, without `params`.
 
     References:
         T. Yu et al., "Collage: Light-weight low-precision strategy for LLM training", 2024; T. J. Dekker, "A floating-point
@@ -101,14 +108,11 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
         (1.0078125, 1.009)
     """
     check_rounding(fmt, mode, "two_components")
-    if fmt.zeros == 0:
-        raise ValueError(
-            f"two_components: the second starts at zero, and {name_of(fmt)} has none; choose a format with a zero."
-        )
+    check_zeros(fmt, "two_components: the second")
 
     def init(params: PyTree[Array]) -> TwoComponentsState:
         nothing = jax.tree.map(lambda w: jnp.zeros_like(w) if is_floating(w) else None, params)
-        return TwoComponentsState(jnp.int32(0), nothing, grid_of(fmt, mode))
+        return TwoComponentsState(jnp.int32(0), nothing, grids_of(fmt, params, mode, "two_components", zero="the second"))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:
@@ -117,23 +121,24 @@ def two_components(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> opt
         if revealed:
             return updates, Revealed(state)
         key = step_key(mode, seed, state.count)
-        leaves, structure = jax.tree.flatten(updates)
-        weights, carried = structure.flatten_up_to(params), structure.flatten_up_to(state.low)
+        structure, rows = rows_of(fmt, "two_components", updates, params, state.low)
 
-        def leaf(index: int, w: Any, u: Any, c: Any) -> tuple[Any, Any]:
-            if not is_floating(w):
+        def leaf(row: Row) -> tuple[Any, Any]:
+            w, u, c = row.leaves
+            if row.fmt is None:
                 return u, c
-            high, step, low = widened(w), widened(u), widened(c)
-            if step.dtype != high.dtype:
-                high, step, low = as_float64(high), as_float64(step), as_float64(low)
-            bits = leaf_key(key, index)
-            near, dropped = _sum(high, uncontracted(step), fmt)
-            dropped = round_to(dropped, fmt, mode, key=bits)
-            after, rest = _sum(near, round_to(low + dropped, fmt, mode, key=leaf_key(bits, 1)), fmt)
-            return after - high, round_to(rest, fmt).astype(w.dtype)
+            high, step, low = in_one_carrier(w, u, c)
+            bits = leaf_key(key, row.index)
+            near, dropped = _sum(high, uncontracted(step), row.fmt)
+            dropped = round_to(dropped, row.fmt, mode, key=bits)
+            after, rest = _sum(near, round_sum(low, dropped, row.fmt, mode, key=leaf_key(bits, 1)), row.fmt)
+            moved = after - high
+            if is_carrier_itself(row.fmt, CARRIERS[high.dtype.name]):
+                short = after - (high + moved)  # of what the sum will really do
+                rest = rest + jnp.where(jnp.isfinite(short), short, 0)
+            return moved, round_to(rest, row.fmt).astype(w.dtype)
 
-        columns = enumerate(zip(weights, leaves, carried, strict=True))
-        pairs = [leaf(index, *row) for index, row in columns]
+        pairs = list(map(leaf, rows))
         moves, lows = (jax.tree.unflatten(structure, [pair[side] for pair in pairs]) for side in (0, 1))
         return moves, state._replace(count=state.count + 1, low=lows)
 

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Int, PyTree
-from precisionlab.carriers import as_float64, uncontracted, widened
+from precisionlab.arithmetic.chances import round_sum
+from precisionlab.arithmetic.exact_sums import is_carrier_itself
+from precisionlab.carriers import CARRIERS, to_bits, uncontracted
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
-from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, grid_of, leaf_key, step_key, unwrap
-from precisionlab.optimizers.sums import is_floating
-from precisionlab.rounding import round_to
+from precisionlab.optimizers.choosing import Formats, Row, grids_of, rows_of
+from precisionlab.optimizers.roundings import Revealed, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.sums import in_one_carrier
 
-__all__ = ["RoundParamsState", "round_params"]
+__all__ = ["RoundParamsState", "leading", "round_params"]
 
 
 class RoundParamsState(NamedTuple):
@@ -22,40 +24,46 @@ class RoundParamsState(NamedTuple):
 
     Attributes:
         count: updates made so far, from which the random bits of each derive.
-        grid: where the values of the format lie.
+        grid: for each floating leaf where its values lie, see `roundings`.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
-    grid: Grid
+    grid: PyTree[Any]
 
     @property
     def residual(self) -> None:
         """Nothing keeps the updates that do not land."""
 
 
-def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
+def round_params(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) -> optax.GradientTransformation:
     """Change updates so that adding them lands on the grid of a format; last in a chain.
 
-    With w on the grid already, in a wider dtype or natively in the format's own, w + u' is exactly `round_to(w + u, fmt,
-    mode)`. Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond
-    three numbers. `track` around the chain tells what is lost, from the updates as they were before this rounding.
+    With w on the grid already, in a wider dtype or natively in the format's own, w + u' is exactly w + u rounded once to it.
+    Round the first weights too: from a w off the grid there may be no float that leads onto it. Costs no memory beyond a few
+    numbers a leaf. `track` around the chain tells what is lost, from the updates as they were before this rounding.
 
     The floor. Rounded to nearest, an update of at most half the gap from w to its neighbour is lost (a tie only where w is
-    even), in every step anew. Rounded stochastically w + u lands in proportion to u, once it is there: the carrier makes the
-    sum, and updates of at most half of the carrier's own gap are lost in it: 2^-24 at a weight of 1 in float32, where half a
-    gap of bfloat16 is 2^-8. Such steps want a compensation (`kahan`), or masters in something wider still.
+    even), in every step anew. Rounded stochastically there is none: w + u lands on the farther neighbour with the probability
+    |u| / gap of the exact sum, float32 in float32 included, to 2^-64 of an ulp of float32; what a float32 update itself cannot
+    hold (below 2^-126) is nothing here either.
 
     Args:
-        fmt: the format of the weights.
-        mode: how they are rounded. `stochastic` makes updates below half an ulp land in proportion to their size.
+        fmt: the format of the weights. None is that of each leaf's own dtype. A mapping gives formats by path: the first
+            pattern that matches a leaf or what it lies in ("norm", "block_0/mlp", `*` and `?` within a name) holds, others
+            keep their own dtypes. A format alone is that of all leaves; but where some are stored in it natively, it is
+            theirs, and the others keep their own.
+        mode: how they are rounded. `stochastic` makes updates of any size land in proportion to their size.
         seed: for stochastic modes; bits derive from (seed, number of the update, leaf), so that a resumed run repeats them.
 
     Returns:
-        A gradient transformation. Its `update` needs `params`, and gives updates in the carrier's dtype.
+        A gradient transformation. Its `update` needs `params`, and gives updates in the carrier's dtype. (In a leaf of float32
+        rounded to float32 itself, the last bit may be off where one step carries a weight across zero or beyond twice its
+        size: no float leads there.)
 
     Raises:
-        TypeError: if fmt is not a format or mode not a function.
-        ValueError: if the format's numbers are wrong, or at update time without `params`.
+        TypeError: if fmt is no format, mapping or None, or mode not a function.
+        ValueError: if a format's numbers are wrong; at `init`, if a pattern matches nothing or a narrow dtype cannot hold its
+            format; at update time, without `params`.
 
     Example:
         >>> from precisionlab.formats import BFLOAT16
@@ -68,8 +76,7 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
     check_rounding(fmt, mode, "round_params")
 
     def init(params: PyTree[Array]) -> RoundParamsState:
-        del params
-        return RoundParamsState(jnp.int32(0), grid_of(fmt, mode))
+        return RoundParamsState(jnp.int32(0), grids_of(fmt, params, mode, "round_params"))
 
     def update(updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None) -> tuple[PyTree[Array], Any]:
         if params is None:
@@ -78,18 +85,28 @@ def round_params(fmt: Format, mode: Mode = nearest_even, seed: int = 0) -> optax
         if revealed:
             return updates, Revealed(state)
         key = step_key(mode, seed, state.count)
-        leaves, structure = jax.tree.flatten(updates)
-        weights = structure.flatten_up_to(params)
+        structure, rows = rows_of(fmt, "round_params", updates, params)
 
-        def leaf(index: int, w: Any, u: Any) -> Any:
-            if not is_floating(w):
-                return u
-            wide, step = widened(w), widened(u)
-            if step.dtype != wide.dtype:
-                wide, step = as_float64(wide), as_float64(step)
-            return round_to(wide + uncontracted(step), fmt, mode, key=leaf_key(key, index)) - wide
+        def leaf(row: Row) -> Any:
+            if row.fmt is None:
+                return row.leaves[1]
+            wide, step = in_one_carrier(*row.leaves)
+            target = round_sum(wide, step, row.fmt, mode, key=leaf_key(key, row.index))
+            return leading(wide, step, target, row.fmt)
 
-        rounded = [leaf(index, w, u) for index, (w, u) in enumerate(zip(weights, leaves, strict=True))]
-        return jax.tree.unflatten(structure, rounded), state._replace(count=state.count + 1)
+        return jax.tree.unflatten(structure, list(map(leaf, rows))), state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def leading(w: Array, step: Array, target: Array, fmt: Format) -> Array:
+    """The update that leads from a weight to a target, which is the sum of weight and step, rounded to a format.
+
+    Between values of a narrow format it is their difference. In the carrier's own format that may be no float, where the step
+    itself leads there.
+    """
+    carrier = CARRIERS[w.dtype.name]
+    if not is_carrier_itself(fmt, carrier):
+        return target - w
+    step = uncontracted(step)
+    return jnp.where(to_bits(w + step, carrier) == to_bits(target, carrier), step, target - w)

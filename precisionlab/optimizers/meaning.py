@@ -24,11 +24,13 @@ from precisionlab.arithmetic.simulation import arithmetic_of
 from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
-from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
+from precisionlab.optimizers.remaking import remade
+from precisionlab.optimizers.roundings import Grid, concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
+from precisionlab.optimizers.widening import wide
 from precisionlab.rules import Rules
 
-__all__ = ["Kept", "Leaf", "kept_alone", "meant_state", "state_leaves"]
+__all__ = ["Kept", "Leaf", "kept_alone", "meant_leaves", "meant_state", "state_leaves"]
 
 
 class Leaf(NamedTuple):
@@ -36,7 +38,7 @@ class Leaf(NamedTuple):
 
     Attributes:
         path: its key path.
-        grid: the grid it is stored on, if not that of its dtype.
+        grid: the `Grid` that a rounding inside the optimizer keeps it on, or the dtype's `Own`; None where none does.
         narrow: whether it is stored narrower than float32, in its dtype or on its grid.
     """
 
@@ -64,25 +66,27 @@ def state_leaves(state: Any) -> list[Leaf | None]:
     """
     found: list[Leaf | None] = []
 
-    def visit(node: Any, path: tuple[Any, ...], grid: Any) -> None:
+    def visit(node: Any, path: tuple[Any, ...], grids: Sequence[Any], start: int) -> None:
         for sub, held in jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda x: rounds_state(x) or rounds_weights(x)):
             where = path + sub
             if rounds_state(held):
                 for name, field in zip(held._fields, held, strict=True):
-                    inside = held.grid if name == "inner" else grid
-                    visit(field, (*where, jax.tree_util.GetAttrKey(name)), inside)
+                    below = (*where, jax.tree_util.GetAttrKey(name))
+                    inside = (held.grid, len(found)) if name == "inner" else (grids, start)
+                    visit(field, below, *inside)
             elif rounds_weights(held):
                 for name, field in zip(held._fields, held, strict=True):
                     if name == "inner":
-                        visit(field, (*where, jax.tree_util.GetAttrKey(name)), grid)
+                        visit(field, (*where, jax.tree_util.GetAttrKey(name)), grids, start)
                     else:
                         found.extend([None] * len(jax.tree.leaves(field)))
             elif is_floating(held) and jax.tree_util.GetAttrKey("hyperparams") not in where:
-                found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
+                grid = grids[len(found) - start] if grids else None
+                found.append(Leaf(where, grid, isinstance(grid, Grid) or held.dtype.itemsize < 4))
             else:
                 found.append(None)
 
-    visit(state, (), None)
+    visit(state, (), (), 0)
     return found
 
 
@@ -109,16 +113,48 @@ def meant_state(
     Returns:
         The leaves of the new state, floating ones in float32 or float64.
     """
+    every = range(len(jax.tree.leaves(state)))
+    return meant_leaves(inner, updates, reveal(state), params, extra, every, double=double)
+
+
+def meant_leaves(
+    inner: optax.GradientTransformationExtraArgs,
+    updates: PyTree[Array],
+    state: Any,
+    params: PyTree[Array],
+    extra: dict[str, Any],
+    places: Sequence[int],
+    *,
+    double: bool = False,
+) -> list[Array]:
+    """Some leaves of the state that `inner.update` leaves, as `meant_state` makes all of them, and only what leads to them.
+
+    Roundings in the state are made as they are; ask them for what they mean by `reveal`.
+
+    Args:
+        inner: the optimizer.
+        updates: as in `meant_state`, as are state, params, extra and double.
+        state: its state.
+        params: the parameters.
+        extra: further arguments of the update.
+        places: the numbers of the leaves among those of the new state.
+        double: whether in float64.
+    """
 
     def made(*given: Any) -> Any:
         grads, held, weights, more = given
-        return concealed(inner.update(grads, held, weights, **more)[1])
 
-    stored = updates, reveal(state), params, extra
-    given = jax.tree.map(_wide, stored)
+        def chosen(grads: Any, held: Any, weights: Any) -> Any:
+            leaves = jax.tree.leaves(concealed(inner.update(grads, held, weights, **more)[1]))
+            return [leaves[place] for place in places], ()
+
+        return remade(chosen, (grads, held, weights), ())
+
+    stored = updates, state, params, extra
+    given = wide(stored)
     draws = any(map(_is_key, jax.tree.leaves(stored)))
     if not double and not draws:
-        found = jax.tree.leaves(made(*given))
+        found = made(*given)
         if not any(is_floating(leaf) and leaf.dtype.itemsize < 4 for leaf in found):
             return found
     # On wide values it narrows still, by dtypes of its own (`mu_dtype`), or draws, or is to be made in float64.
@@ -129,7 +165,7 @@ def meant_state(
         with _types(double):
             if double:
                 given = jax.tree.map(lambda leaf: as_float64(leaf) if is_floating(leaf) else leaf, given)
-            return [_wide(leaf) for leaf in jax.tree.leaves(made(*given))]
+            return wide(made(*given))
 
 
 def _types(double: bool) -> Any:
@@ -158,8 +194,8 @@ def _unrounded(fun: Callable[..., Any], args: Sequence[Any], drawing: Sequence[A
     drawn: dict[int, Any] = {}
     if drawing is not None:
         stored = program_of("track", fun, tuple(drawing), {}, arithmetic)
-        wide, own = ([eqn for eqn, _ in equations(each.jaxpr, arithmetic) if is_sampler(eqn)] for each in (program, stored))
-        drawn = {id(one): other for one, other in zip(wide, own, strict=True)}
+        meant, own = ([eqn for eqn, _ in equations(each.jaxpr, arithmetic) if is_sampler(eqn)] for each in (program, stored))
+        drawn = {id(one): other for one, other in zip(meant, own, strict=True)}
 
     def operated(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
         return operate(drawn.get(id(eqn), eqn), inputs, frame)
@@ -167,10 +203,6 @@ def _unrounded(fun: Callable[..., Any], args: Sequence[Any], drawing: Sequence[A
     with _types(double):
         values = iter(program.run(Frame(arithmetic, operated, words=None), program.arrays))
         return [next(values).array if moves else leaf for leaf, moves in zip(program.results, program.moving, strict=True)]
-
-
-def _wide(leaf: Any) -> Any:
-    return widened(leaf) if is_floating(leaf) else leaf
 
 
 def kept_alone(inner: optax.GradientTransformationExtraArgs, state: Any, params: PyTree[Array]) -> Kept:

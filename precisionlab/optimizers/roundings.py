@@ -5,10 +5,10 @@ What leaves a transformation that rounds is rounded already. To learn what it wa
 `Revealed`. The question travels in the type of the state, so it reaches the rounding wherever wrappers have put it.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Bool, Int, PRNGKeyArray
@@ -18,11 +18,13 @@ from precisionlab.modes import Mode, Stochastic, check_mode
 
 __all__ = [
     "Grid",
+    "Own",
     "Revealed",
     "check_optimizer",
     "check_rounding",
     "concealed",
-    "grid_of",
+    "grid_numbers",
+    "is_grid",
     "leaf_key",
     "reveal",
     "rounding_states",
@@ -36,13 +38,23 @@ _State = TypeVar("_State")
 
 
 class Grid(NamedTuple):
-    """Where the values of a format lie: significand bits, the exponent of the smallest normal number; and the way there.
+    """Where the values of a leaf lie that are coarser than those of its dtype.
 
-    `stochastic` says whether rounding is, so that what single updates lose is not lost on average.
+    Attributes:
+        numbers: significand bits, the exponent of the smallest normal number, and whether rounding is stochastic, so that what
+            single updates lose is not lost on average.
     """
 
-    precision: Int[Array, ""]
-    emin: Int[Array, ""]
+    numbers: Int[Array, "3"]
+
+
+class Own(NamedTuple):
+    """The values of a leaf are those of its own dtype.
+
+    Attributes:
+        stochastic: whether they are rounded so.
+    """
+
     stochastic: Bool[Array, ""]
 
 
@@ -52,9 +64,16 @@ class Revealed(NamedTuple):
     state: Any
 
 
-def grid_of(fmt: Format, mode: Mode) -> Grid:
-    """The grid of a format, as arrays that a state can hold."""
-    return Grid(jnp.int32(fmt.precision), jnp.int32(fmt.emin), jnp.bool_(isinstance(mode, Stochastic)))
+def is_grid(node: Any) -> bool:
+    """Whether this tells where the values of a leaf lie."""
+    return isinstance(node, Grid | Own)
+
+
+def grid_numbers(grid: Grid | Own | None) -> tuple[Any, Any, Any]:
+    """Precision, smallest exponent and whether rounding is stochastic; None for what the dtype tells."""
+    if isinstance(grid, Grid):
+        return grid.numbers[..., 0], grid.numbers[..., 1], grid.numbers[..., 2]
+    return None, None, None if grid is None else grid.stochastic
 
 
 def rounds_weights(node: Any) -> bool:
@@ -108,16 +127,27 @@ def unwrap(state: Any) -> tuple[Any, bool]:
     return (state.state, True) if isinstance(state, Revealed) else (state, False)
 
 
-def check_rounding(fmt: Format, mode: Mode, where: str) -> None:
+def check_rounding(given: Any, mode: Mode, where: str) -> None:
     """Refuse what is no format or no mode.
 
+    Args:
+        given: a format, formats by path, or None.
+        mode: how to round.
+        where: the name of the cure.
+
     Raises:
-        TypeError: if fmt is not a format or mode not a function.
-        ValueError: if the format's numbers are wrong.
+        TypeError: if there is something else than formats, or mode is not a function.
+        ValueError: if the numbers of a format are wrong.
     """
-    if not isinstance(fmt, Format):
-        raise TypeError(f"{where}: fmt must be a Format such as precisionlab.BFLOAT16; got {fmt!r}.")
-    check_numbers(fmt)
+    named = isinstance(given, Mapping)
+    for name, fmt in given.items() if named else [("fmt", given)]:
+        if fmt is None:
+            continue
+        if not isinstance(fmt, Format):
+            what = f'the format for "{name}"' if named else "fmt"
+            ways = "" if named else ", formats by path, or None for each leaf's own"
+            raise TypeError(f"{where}: {what} must be a Format such as precisionlab.BFLOAT16{ways}; got {fmt!r}.")
+        check_numbers(fmt)
     check_mode(mode, where)
 
 

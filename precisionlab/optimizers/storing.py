@@ -13,7 +13,7 @@ from precisionlab._typing import Array, Int, PyTree
 from precisionlab.fates import Tally, by_path
 from precisionlab.formats import FORMATS
 from precisionlab.optimizers.meaning import state_leaves
-from precisionlab.optimizers.roundings import rounding_states, rounds_weights
+from precisionlab.optimizers.roundings import Grid, Own, grid_numbers, is_grid, rounding_states, rounds_weights
 
 __all__ = ["Storage", "Stored", "check_whole", "grids_of_weights", "storage_of", "store_description"]
 
@@ -93,11 +93,11 @@ def storage_of(weights: PyTree[Any], description: Any, state: Any) -> Storage | 
 
 
 def grids_of_weights(paths: Sequence[str], state: Any) -> list[Any]:
-    """For each weight the grid that a rounding inside the optimizer keeps it on; None where it is that of its dtype."""
-    roundings = [node for node in rounding_states(state) if rounds_weights(node)]
-    if len(roundings) == 1:
-        return [tuple(roundings[0].grid)] * len(paths)
-    owned = {path: tuple(node.grid) for node in roundings if node.residual is not None for path in _paths(node.residual)}
+    """For each weight the grid that a rounding inside the optimizer keeps it on; None where none does."""
+    owned: dict[str, Any] = {}
+    for node in filter(rounds_weights, rounding_states(state)):
+        placed = jax.tree_util.tree_leaves_with_path(node.grid, is_leaf=is_grid)
+        owned |= {_path(path): grid for path, grid in placed}
     return [owned.get(path) for path in paths]
 
 
@@ -110,16 +110,19 @@ def _paths(tree: Any) -> Iterator[str]:
         yield _path(path)
 
 
-def _stored(grid: Any, dtype: str) -> Stored:
-    known = None
-    if grid is not None and not any(isinstance(number, Tracer) for number in grid):
-        precision, emin, stochastic = (int(np.ravel(number)[0]) for number in grid)  # of a stack, those of the first
-        names: Mapping[str, Any] = FORMATS
-        name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
-        known = Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None, bool(stochastic))
-    if known is None:
-        known = Stored(dtype, int(FORMATS[dtype].precision), int(FORMATS[dtype].emin), np.dtype(dtype).itemsize)
-    return known
+def _stored(grid: Grid | Own | None, dtype: str) -> Stored:
+    # Of a stack of records, the numbers of the first.
+    precision, emin, stochastic = (None if _unknown(number) else int(np.ravel(number)[0]) for number in grid_numbers(grid))
+    if precision is None or emin is None:
+        fmt, size = FORMATS[dtype], np.dtype(dtype).itemsize
+        return Stored(dtype, int(fmt.precision), int(fmt.emin), size, bool(stochastic))
+    names: Mapping[str, Any] = FORMATS
+    name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
+    return Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None, bool(stochastic))
+
+
+def _unknown(number: Any) -> bool:
+    return number is None or isinstance(number, Tracer)
 
 
 def _is_dtype(name: str) -> bool:

@@ -10,12 +10,18 @@ from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, w
 from precisionlab.formats import FORMATS
 from precisionlab.rounding import round_to
 
-__all__ = ["apply_updates", "is_floating", "stored_sum"]
+__all__ = ["apply_updates", "in_one_carrier", "is_floating", "stored_sum"]
 
 
 def is_floating(leaf: Any) -> bool:
     """Whether a leaf is an array of floats, which alone can stagnate."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def in_one_carrier(*arrays: Array) -> tuple[Array, ...]:
+    """Stored values as values of one carrier, the widest of theirs, exactly."""
+    held = tuple(map(widened, arrays))
+    return held if len({x.dtype for x in held}) == 1 else tuple(map(as_float64, held))
 
 
 def stored_sum(leaf: Array, update: Array) -> Array:
@@ -26,9 +32,7 @@ def stored_sum(leaf: Array, update: Array) -> Array:
     `apply_updates` makes.
     """
     # Values as stored: a compiler may see through the cast that made a narrow update.
-    wide, step = widened(leaf), widened(update)
-    if wide.dtype != step.dtype:
-        wide, step = as_float64(wide), as_float64(step)
+    wide, step = in_one_carrier(leaf, update)
     if leaf.dtype.name in CARRIERS:
         return (wide + step).astype(leaf.dtype)
     result = wide + step if _promotes(leaf.dtype, update.dtype) else _sum_to_odd(wide, step)
@@ -82,9 +86,7 @@ def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array
         if not is_floating(w) or w.dtype.name not in FORMATS or w.dtype.name in CARRIERS:
             with jax.numpy_dtype_promotion("standard"):
                 return jnp.asarray(w + (widened(u) if is_floating(u) else u)).astype(w.dtype)
-        wide, step = widened(w), widened(u)
-        if wide.dtype != step.dtype:
-            wide = as_float64(wide)
+        wide, step = in_one_carrier(w, u)
         return round_to(_sum_to_odd(wide, uncontracted(step)), FORMATS[w.dtype.name]).astype(w.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, params, updates, is_leaf=lambda node: node is None)
