@@ -16,11 +16,11 @@ import numpy as np
 import optax
 
 from precisionlab._typing import Array, PyTree
+from precisionlab.arithmetic.equations import is_sampler
 from precisionlab.arithmetic.frames import Frame, Held
 from precisionlab.arithmetic.operations import operate
 from precisionlab.arithmetic.programs import equations, program_of
 from precisionlab.arithmetic.simulation import arithmetic_of
-from precisionlab.arithmetic.walking import is_sampler
 from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
