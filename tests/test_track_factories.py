@@ -94,6 +94,11 @@ SAMPLES: dict[str, Any] = {
     ).gradient_transformation(),
 }
 BARE = ("optax._src.alias", "optax.contrib._dog", "optax.contrib._sophia")  # where functions do not say what they return
+OBJECTIVE = ("sophia", "hutchinson_estimator_diag_hessian")
+WANTED = {
+    **dict.fromkeys(("momo", "momo_adam", "polyak_sgd", "reduce_on_plateau", "scale_by_polyak"), ("value",)),
+    **dict.fromkeys(("lbfgs", "scale_by_backtracking_linesearch", "scale_by_zoom_linesearch"), ("value", "grad", "value_fn")),
+}
 PER_EXAMPLE = ("differentially_private_aggregate", "dpsgd")
 
 
@@ -150,7 +155,8 @@ def trained(name: str, optimizer: Any, dtype: Any, steps: int) -> Iterator[Any]:
     def step(params: Any, state: Any) -> Any:
         fast = params.fast if slow else params
         value, grads = jax.value_and_grad(loss)(fast)
-        more = {} if name == "mechanize" else {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss}
+        more = {"value": value, "grad": grads, "value_fn": loss}
+        more = {"obj_fn": loss} if name in OBJECTIVE else {key: more[key] for key in WANTED.get(name, ())}
         if name in PER_EXAMPLE:
             grads = jax.tree.map(lambda leaf: jnp.stack([leaf, -2 * leaf]), grads)
         updates, state = optimizer.update(grads, state, params, **more)
