@@ -98,7 +98,8 @@ def expected_lost_fraction(w: Float[Array, "..."], update_size: Float[Array, "..
         >>> float(expected_lost_fraction(w, 1e-4, BFLOAT16))
         0.5
     """
-    stored, carrier = as_carrier(round_to(w, fmt), "expected_lost_fraction")
+    array, _ = entered(w, fmt, "expected_lost_fraction")
+    stored, carrier = as_carrier(round_to(array, fmt), "expected_lost_fraction")
     up, down = landing_threshold(stored, fmt)
     size = to_bits(jnp.broadcast_to(_sizes(update_size, carrier), stored.shape), carrier)
     lost_up, lost_down = size < to_bits(up, carrier), size < to_bits(down, carrier)

@@ -112,7 +112,7 @@ def tally(
 
 def _as_meant(leaf: Any) -> Any:
     wide = unheld(leaf)
-    return jnp.asarray(leaf) if wide is None else wide
+    return jax.lax.stop_gradient(jnp.asarray(leaf)) if wide is None else wide
 
 
 def tally_cases(cases: Sequence[Case]) -> list[Tally]:

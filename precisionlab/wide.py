@@ -69,11 +69,14 @@ def in_float64(compute: Callable[[], Any]) -> Any:
 
 
 def lifted(x: Any) -> Any:
-    """Float32 values as float64, and what NumPy has as it is there; inside of `in_float64`."""
+    """Float32 values as float64, and what NumPy has as it is there; inside of `in_float64`, and constants to derivatives.
+
+    What is differentiated is transposed later, outside of that scope, where there is no float64.
+    """
     values = on_host(x)
     if values is not None:
         return jnp.asarray(values.astype(np.float64) if values.dtype == np.float32 else values)
-    array = jnp.asarray(x)
+    array = lax.stop_gradient(jnp.asarray(x))
     return as_float64(array) if array.dtype == jnp.float32 else array
 
 

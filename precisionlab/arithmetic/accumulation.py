@@ -145,7 +145,8 @@ def dot(
             carrier_of(getattr(operand, "dtype", np.float64), "dot")
         check_accumulation(how, FLOAT32_CARRIER, "dot")
         options: dict[str, Any] = {**how._asdict(), "mode": mode, "key": key}
-        return in_float64(lambda: dot(lifted(a), lifted(b), **options))
+        rounded = in_float64(lambda: dot(lifted(a), lifted(b), **options))
+        return straight_through(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, jnp.asarray(a), jnp.asarray(b))
     (a, carrier), (b, other) = as_carrier(a, "dot"), as_carrier(b, "dot")
     if other != carrier:
         raise TypeError(f"dot: a is {a.dtype} and b is {b.dtype}; give both the same dtype.")
