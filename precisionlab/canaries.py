@@ -74,7 +74,8 @@ def wrong_products(dtype: Any, guarded: bool = False) -> int:
 
     What exactly is wrong, in which versions and for whom, is said above.
 
-    sum((E @ C) * E, axis=-1) for a batch of 5 matrices of 60 x 60 with every entry of C the same. Entries are whole numbers, so any order of summation gives the same.
+    sum((E @ C) * E, axis=-1) for a batch of 5 matrices of 60 x 60 with every entry of C the same. Entries are whole
+    numbers, so any order of summation gives the same.
 
     Args:
         dtype: float32 or float64; float64 is switched on for this computation alone.
