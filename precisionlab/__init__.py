@@ -86,6 +86,7 @@ from precisionlab.policy import PLACEMENTS, Policy
 from precisionlab.randomness import counter_hash
 from precisionlab.rounding import round_to
 from precisionlab.rules import Rules
+from precisionlab.scale_laws import SCALE_LAWS, scale_ceil, scale_even, scale_floor, scale_round_up
 from precisionlab.shrinking import shrink
 from precisionlab.stagnation import tally
 from precisionlab.training import Record, State, make_step, start
@@ -118,6 +119,7 @@ __all__ = [
     "MXINT8",
     "NVFP4",
     "PLACEMENTS",
+    "SCALE_LAWS",
     "TFLOAT32",
     "Accumulation",
     "Ages",
@@ -171,7 +173,11 @@ __all__ = [
     "round_to",
     "run",
     "saturating",
+    "scale_ceil",
+    "scale_even",
+    "scale_floor",
     "scale_loss",
+    "scale_round_up",
     "shrink",
     "simulate",
     "stack_formats",

@@ -4,7 +4,8 @@ Cut an axis into blocks. A block of values v_i is stored as one scale X and elem
 scale moves the largest value of the block to the top of the element format; the elements are v_i / X, rounded. Two laws say
 what X is:
 
-    a scale of bare powers of two (MX)    X = 2^(floor(log2 max|v|) - emax)        emax: exponent of the largest element
+    a scale of bare powers of two (MX)    X = 2^(floor(log2 max|v|) - emax)        emax: exponent of the largest element;
+                                          or another law of `scale_laws`, such as the round-up of most libraries
     any other scale format (NVFP4)        X = round(max|v| / (M g)) g              M: the largest element
 
 where g is 1 or, in NVFP4, one float32 scale of the whole tensor, max|tensor| / (M S) with S the largest block scale, so that
@@ -19,7 +20,7 @@ one odd last bit, so that rounding afterwards is as right as rounding the exact 
 import math
 import operator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +28,27 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.carriers import CARRIERS, Carrier, from_bits, to_bits, uncontracted
-from precisionlab.checks import require_fits
-from precisionlab.formats import (
-    FLOAT4_E2M1FN,
-    FLOAT6_E2M3FN,
-    FLOAT6_E3M2FN,
-    FLOAT8_E4M3FN,
-    FLOAT8_E5M2,
-    FLOAT8_E8M0FNU,
-    FLOAT32,
-    Format,
-    fixed_point,
-    is_concrete,
-    saturating,
+from precisionlab.block_formats import (
+    BLOCK_FORMATS,
+    MXFP4,
+    MXFP6_E2M3,
+    MXFP6_E3M2,
+    MXFP8_E4M3,
+    MXFP8_E5M2,
+    MXINT8,
+    NVFP4,
+    BlockFormat,
+    check_block_format,
+    powers_of_two,
 )
-from precisionlab.grids import as_carrier, is_number, largest_bits
+from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, from_bits, to_bits, uncontracted
+from precisionlab.formats import FLOAT32, Format, saturating
+from precisionlab.grids import as_carrier, is_number, largest_bits, locate
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_even, to_odd
 from precisionlab.randomness import check_key
 from precisionlab.rounding import round_carrier, round_to, straight_through
 from precisionlab.scaling import normalized, significand_of, times_power
+from precisionlab.wide import in_float64, unheld
 
 __all__ = [
     "BLOCK_FORMATS",
@@ -63,31 +65,6 @@ __all__ = [
 ]
 
 
-class BlockFormat(NamedTuple):
-    """A block format as a table: what the elements are, what the scales are, how many elements share one.
-
-    Attributes:
-        element: the format of the elements; beyond its largest value they are clamped, whatever its `overflow` says. Its
-            numbers may be traced.
-        scale: the format of the scales. With one significand bit they are powers of two and follow the MX law, otherwise they
-            are fractions of the largest value. A scale beyond `scale.largest` stops there if the format saturates, else it
-            is NaN, and with it the block. Its numbers must be plain.
-        size: how many elements share a scale.
-        tensor_scale: whether the block scales are relative to one float32 scale of the whole tensor.
-
-    Example:
-        >>> MXFP4 == BlockFormat(element=FLOAT4_E2M1FN, scale=saturating(FLOAT8_E8M0FNU), size=32)
-        True
-        >>> round_blocks(jnp.array([0.1, 1.0, -7.0]), MXFP4._replace(size=2)).tolist()
-        [0.125, 1.0, -6.0]
-    """
-
-    element: Format
-    scale: Format
-    size: int
-    tensor_scale: bool = False
-
-
 def round_blocks(
     x: Float[Array, "..."],
     block_format: BlockFormat,
@@ -98,7 +75,7 @@ def round_blocks(
 ) -> Float[Array, "..."]:
     """Round every entry of x to what its block can store, with blocks along one axis.
 
-    The mode rounds the elements; scales round as their law says (downward for powers of two, to nearest even otherwise). The
+    The mode rounds the elements; scales follow their law (powers of two) or round to nearest even (fractions). The
     last block of an axis that is no multiple of the size is short, as if zeros followed. Under `jax.vmap` each example is a
     tensor of its own. Works under jit, vmap, scan and differentiation: the derivative is one everywhere (straight-through).
 
@@ -119,7 +96,8 @@ def round_blocks(
     reproducible bit for bit where the device divides with correct rounding, as CPUs do; the MX formats are so everywhere.
 
     Args:
-        x: at least one axis, float32 or float64.
+        x: at least one axis, float32 or float64. What float32 does not hold, of NumPy or Python, is rounded from the float64
+            it is, outside of 64-bit JAX too; the result then is float32.
         block_format: such as `MXFP8_E4M3` or `NVFP4`, or one of your own.
         axis: which axis is cut into blocks, from -ndim to ndim - 1.
         mode: a rounding mode such as `nearest_even`, `upward`, `stochastic`.
@@ -140,15 +118,19 @@ def round_blocks(
         [[1.0, 0.3125, -0.0390625], [96.0, 7.0, -0.0390625]]
         >>> round_blocks(x, MXFP4).tolist()
         [[1.0, 0.25, -0.0], [96.0, 8.0, -0.0]]
+        >>> from precisionlab.scale_laws import scale_floor, scale_round_up
+        >>> [round_blocks(jnp.array([7.0, 0.4]), MXFP4._replace(law=law)).tolist() for law in (scale_floor, scale_round_up)]
+        [[6.0, 0.5], [8.0, 0.0]]
     """
     where = "round_blocks"
     array, carrier, axis = _check(x, block_format, axis, where)
     check_mode(mode, where)
-    random = None
-    if isinstance(mode, Stochastic):
-        if key is None:
-            raise ValueError(f"{where}: {mode_name(mode)} rounding needs random bits; pass key=jax.random.key(seed).")
-        random = mode.generator(check_key(key, where), array.shape, carrier.uint)
+    if isinstance(mode, Stochastic) and key is None:
+        raise ValueError(f"{where}: {mode_name(mode)} rounding needs random bits; pass key=jax.random.key(seed).")
+    if isinstance(array, np.ndarray):
+        most = float(np.finfo(np.float32).max)
+        return in_float64(lambda: jnp.clip(round_blocks(array, block_format, axis, mode, key=key), -most, most))
+    random = mode.generator(check_key(key, where), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     fixed, traced = _apart(block_format)
     rounded = _round(lax.stop_gradient(array), random, traced, fixed=fixed, axis=axis, mode=mode)
     return straight_through(array, rounded)
@@ -177,6 +159,8 @@ def block_scales(x: Float[Array, "..."], block_format: BlockFormat, axis: int = 
         [448.0, 0.875]
     """
     array, _, axis = _check(x, block_format, axis, "block_scales")
+    if isinstance(array, np.ndarray):
+        return in_float64(lambda: block_scales(array, block_format, axis))
     fixed, traced = _apart(block_format)
     return _scales(lax.stop_gradient(array), traced, fixed=fixed, axis=axis)
 
@@ -190,7 +174,7 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat
         _spread(part, x.shape[axis], block_format.size, axis) for part in _scale_parts(magnitude, block_format, axis, carrier)
     )
     quotient = times_power(magnitude, -exponent, to_odd, carrier)
-    if not _powers_of_two(block_format):
+    if not powers_of_two(block_format):
         # A scale of zero is stored for a block that is negligible in its tensor; its elements, whatever they are, mean zero.
         divided = from_bits(quotient, carrier) / jnp.where(factor == 0, jnp.ones_like(factor), factor)
         # Of what the division flushed to zero the directed modes still need to know that it was not zero.
@@ -199,7 +183,7 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat
     rounded = to_bits(element, carrier)
     magnitude = rounded & carrier.word(carrier.sign - 1)
     sign = rounded ^ magnitude
-    if not _powers_of_two(block_format):
+    if not powers_of_two(block_format):
         magnitude = to_bits(from_bits(magnitude, carrier) * factor, carrier)
     values = from_bits(times_power(magnitude, exponent, nearest_even, carrier) | sign, carrier)
     return jnp.where(jnp.isnan(factor), factor, values)
@@ -220,15 +204,18 @@ def _scale_parts(magnitude: Array, block_format: BlockFormat, axis: int, carrier
     padding = [(0, -shape[axis] % size if at == axis else 0) for at in range(len(shape))]
     blocks = jnp.pad(magnitude, padding).reshape(*shape[:axis], -(-shape[axis] // size), size, *shape[axis + 1 :])
     largest = jnp.max(blocks, axis=axis + 1)
-    if _powers_of_two(block_format):
+    if powers_of_two(block_format):
         return _power_scales(largest, block_format, carrier)
     return _fraction_scales(largest, block_format, carrier)
 
 
 def _power_scales(largest: Array, block_format: BlockFormat, carrier: Carrier) -> tuple[Array, Array]:
-    """The MX law, from the largest magnitude bits of each block."""
+    """Powers of two, from the largest magnitude bits of each block."""
     scale, infinity = block_format.scale, carrier.word(carrier.infinity)
-    exponent = normalized(largest, carrier)[1] - normalized(largest_bits(block_format.element, carrier), carrier)[1]
+    limit = largest_bits(block_format.element, carrier)
+    (significand, exponent), (top_significand, top_exponent) = normalized(largest, carrier), normalized(limit, carrier)
+    step = carrier.word(1) << locate(limit, block_format.element, carrier).shift
+    exponent = exponent - top_exponent + block_format.law(significand, top_significand, step).astype(jnp.int32)
     top = math.frexp(scale.largest)[1] - 1
     stored = largest < infinity
     if scale.overflow != scale.largest:
@@ -267,10 +254,6 @@ def _spread(per_block: Array, length: int, size: int, axis: int) -> Array:
     return lax.slice_in_dim(repeated.reshape(*shape[:axis], shape[axis] * size, *shape[axis + 1 :]), 0, length, axis=axis)
 
 
-def _powers_of_two(block_format: BlockFormat) -> bool:
-    return block_format.scale.precision == 1
-
-
 def _apart(block_format: BlockFormat) -> tuple[BlockFormat, Format]:
     """What is known of a block format before tracing, and the traced numbers of its elements, None elsewhere."""
     element = saturating(block_format.element)
@@ -283,15 +266,16 @@ def _together(fixed: BlockFormat, traced: Format) -> BlockFormat:
     return fixed._replace(element=Format(*(known if number is None else number for number, known in pairs)))
 
 
-def _check(x: Any, block_format: BlockFormat, axis: int, where: str) -> tuple[Array, Carrier, int]:
-    """The array, its carrier and the axis counted from the front, or a sentence."""
+def _check(x: Any, block_format: BlockFormat, axis: int, where: str) -> tuple[Array | np.ndarray, Carrier, int]:
+    """The array (of NumPy where float32 does not hold it), its carrier and the axis from the front, or a sentence."""
     if not isinstance(block_format, BlockFormat):
         raise TypeError(
             f"{where}: block_format must be a BlockFormat such as precisionlab.MXFP8_E4M3; got {block_format!r}; for a "
             f"format without shared scales call round_to."
         )
-    array, carrier = as_carrier(x, where)
-    _check_block_format(block_format, carrier, where)
+    wide = unheld(x)
+    array, carrier = as_carrier(x, where) if wide is None else (wide, FLOAT32_CARRIER)
+    check_block_format(block_format, carrier, where)
     try:
         index = operator.index(axis)
     except TypeError:
@@ -304,46 +288,3 @@ def _check(x: Any, block_format: BlockFormat, axis: int, where: str) -> tuple[Ar
             f"{array.ndim - 1}."
         )
     return array, carrier, index % array.ndim
-
-
-def _check_block_format(block_format: BlockFormat, carrier: Carrier, where: str) -> None:
-    element, scale, size, tensor_scale = block_format
-    for name, given in (("element", element), ("scale", scale)):
-        if not isinstance(given, Format):
-            raise TypeError(f"{where}: {name} of a BlockFormat must be a Format such as FLOAT4_E2M1FN; got {given!r}.")
-    if not is_concrete(scale):
-        raise TypeError(f"{where}: the scale format of a BlockFormat decides its law and must be plain numbers; got {scale!r}.")
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"{where}: size of a BlockFormat counts the elements that share a scale, 1 or more; got {size!r}.")
-    if tensor_scale and _powers_of_two(block_format):
-        raise ValueError(
-            f"{where}: a BlockFormat with tensor_scale=True needs a scale format of 2 or more significand bits, such as "
-            f"saturating(FLOAT8_E4M3FN); scales that are powers of two need no second one."
-        )
-    require_fits(scale, carrier, where)
-    if is_concrete(element):
-        require_fits(element, carrier, where)
-        if element.zeros == 0:
-            raise ValueError(f"{where}: element of a BlockFormat must have a zero and a sign; got {element!r}.")
-
-
-_POWERS = saturating(FLOAT8_E8M0FNU)
-MXFP8_E4M3 = BlockFormat(saturating(FLOAT8_E4M3FN), _POWERS, 32)
-MXFP8_E5M2 = BlockFormat(saturating(FLOAT8_E5M2), _POWERS, 32)
-MXFP6_E2M3 = BlockFormat(FLOAT6_E2M3FN, _POWERS, 32)
-MXFP6_E3M2 = BlockFormat(FLOAT6_E3M2FN, _POWERS, 32)
-MXFP4 = BlockFormat(FLOAT4_E2M1FN, _POWERS, 32)
-# Multiples of 2^-6 up to 1 + 63/64 on either side. The code of two's complement that is left over would mean -2; it stays
-# unused, so that rounding is symmetric and free of bias, as in the reference emulation of the specification's authors.
-MXINT8 = BlockFormat(fixed_point(1, 6), _POWERS, 32)
-NVFP4 = BlockFormat(FLOAT4_E2M1FN, saturating(FLOAT8_E4M3FN), 16, tensor_scale=True)
-
-BLOCK_FORMATS: dict[str, BlockFormat] = {
-    "mxfp8_e4m3": MXFP8_E4M3,
-    "mxfp8_e5m2": MXFP8_E5M2,
-    "mxfp6_e2m3": MXFP6_E2M3,
-    "mxfp6_e3m2": MXFP6_E3M2,
-    "mxfp4": MXFP4,
-    "mxint8": MXINT8,
-    "nvfp4": NVFP4,
-}

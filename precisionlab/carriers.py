@@ -103,9 +103,26 @@ def carrier_of(dtype: Any, where: str = "precisionlab") -> Carrier:
     if name not in CARRIERS:
         raise TypeError(
             f"{where}: values of dtype {name} cannot carry a simulated format; allowed are float32 and float64; "
-            f"widen them first with x.astype(jnp.float32)."
+            f"{_way_in(np.dtype(dtype))}."
         )
     return CARRIERS[name]
+
+
+def _way_in(dtype: np.dtype[Any]) -> str:
+    """How values of another dtype become those of a carrier without being rounded."""
+    if dtype.kind == "c":
+        return "take x.real and x.imag, one by one"
+    if dtype.kind in "iu" and dtype.itemsize > 2:
+        widest = "" if dtype.itemsize == 4 else ", which holds them up to 2^53 in magnitude"
+        return (
+            "widen them first with x.astype(jnp.float32) if none is beyond 2^24 in magnitude, since that would round them; "
+            f"else with x.astype(jnp.float64) inside `with jax.enable_x64(True):`{widest}"
+        )
+    if dtype.kind in "fg" and dtype.itemsize > 8:
+        return "narrow them first with x.astype(np.float64), which rounds them"
+    if dtype.kind in "OSUMm":
+        return "make them numbers first with np.asarray(x, np.float64)"
+    return "widen them first with x.astype(jnp.float32)"
 
 
 def to_bits(x: Array, carrier: Carrier) -> Array:

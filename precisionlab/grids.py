@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, Float
-from precisionlab.carriers import Carrier, carrier_of, from_bits, power_of_two, to_bits
+from precisionlab.carriers import FLOAT32_CARRIER, Carrier, carrier_of, from_bits, power_of_two, to_bits
 from precisionlab.checks import check_format, require_fits
 from precisionlab.formats import Format, describe_numbers, is_concrete
+from precisionlab.wide import in_float64, is_host_number, on_host, unheld
 
 __all__ = [
     "Place",
     "as_carrier",
+    "entered",
     "finite_values",
     "keep",
     "locate",
@@ -52,8 +54,16 @@ class Place(NamedTuple):
 
 
 def as_carrier(x: Any, where: str) -> tuple[Array, Carrier]:
-    """Values as an array of a carrier dtype (Python numbers become float32), with the carrier."""
-    array = jnp.asarray(x, jnp.float32) if isinstance(x, bool | int | float) else jnp.asarray(x)
+    """Values as an array of a carrier dtype (Python numbers become float32), with the carrier.
+
+    What float32 does not hold has to be kept from here (`wide.unheld`).
+    """
+    if is_host_number(x):
+        return jnp.asarray(x, jnp.float32), FLOAT32_CARRIER
+    values = on_host(x)
+    if values is not None:
+        carrier_of(values.dtype, where)  # by its own name, before JAX makes another dtype of it
+    array = jnp.asarray(x if values is None else values)
     return array, carrier_of(array.dtype, where)
 
 
@@ -137,8 +147,10 @@ def _nonzero(field: Any) -> bool:
     return is_number(field) and field != 0
 
 
-def _check(x: Any, fmt: Format, where: str) -> tuple[Array, Carrier]:
-    array, carrier = as_carrier(x, where)
+def entered(x: Any, fmt: Format, where: str) -> tuple[Array | np.ndarray, Carrier]:
+    """Values of a carrier that holds the format; or, of NumPy, the float64 that a function has to look at `in_float64`."""
+    wide = unheld(x)
+    array, carrier = as_carrier(x, where) if wide is None else (wide, FLOAT32_CARRIER)
     if is_concrete(fmt):
         require_fits(fmt, carrier, where)
     return array, carrier
@@ -182,7 +194,8 @@ def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
     2^emin. The format's largest value sets no bound here.
 
     Args:
-        x: any shape, float32 or float64 (a Python number counts as float32).
+        x: any shape, float32 or float64 (a Python number counts as float32). What float32 does not hold, of NumPy or Python,
+            is looked at as the float64 it is, outside of 64-bit JAX too; the answer then is float32.
         fmt: the format, which must fit the dtype of x.
 
     Returns:
@@ -193,7 +206,9 @@ def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
         >>> float(ulp(1.0, BFLOAT16)), float(ulp(-300.0, BFLOAT16))
         (0.0078125, 2.0)
     """
-    array, carrier = _check(x, fmt, "ulp")
+    array, carrier = entered(x, fmt, "ulp")
+    if isinstance(array, np.ndarray):
+        return in_float64(lambda: ulp(array, fmt))
     magnitude = to_bits(array, carrier) & carrier.word(carrier.sign - 1)
     spacing = power_of_two(spacing_exponent(magnitude, fmt, carrier), carrier)
     return jnp.where(
@@ -205,7 +220,8 @@ def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array,
     """The nearest values of the format strictly below and strictly above x.
 
     Args:
-        x: any shape, float32 or float64 (a Python number counts as float32); need not be a value of the format.
+        x: any shape, float32 or float64 (a Python number counts as float32), of NumPy and Python as for `ulp`; need not be a
+            value of the format.
         fmt: the format, which must fit the dtype of x.
 
     Returns:
@@ -218,7 +234,9 @@ def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array,
         >>> float(below), float(above)
         (0.9375, 1.125)
     """
-    array, carrier = _check(x, fmt, "neighbors")
+    array, carrier = entered(x, fmt, "neighbors")
+    if isinstance(array, np.ndarray):
+        return in_float64(lambda: neighbors(array, fmt))
     bits, word = to_bits(array, carrier), carrier.word
     magnitude = bits & word(carrier.sign - 1)
     negative = bits != magnitude

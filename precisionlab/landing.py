@@ -6,14 +6,18 @@ powers of two the larger keeps the tie.) Towards zero from a power of two the ga
 training is needed to know which updates a format cannot see.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 
 from precisionlab._typing import Array, Float
-from precisionlab.carriers import from_bits, to_bits
-from precisionlab.checks import require_fits
-from precisionlab.formats import Format, is_concrete
-from precisionlab.grids import as_carrier, is_number, largest_bits, locate, neighbors, spacing_exponent
+from precisionlab.carriers import Carrier, from_bits, to_bits
+from precisionlab.formats import FLOAT32, Format
+from precisionlab.grids import as_carrier, entered, is_number, largest_bits, locate, neighbors, spacing_exponent
+from precisionlab.modes import to_odd, upward
 from precisionlab.rounding import round_to
+from precisionlab.wide import in_float64, lifted, unheld
 
 __all__ = ["expected_lost_fraction", "landing_threshold"]
 
@@ -24,6 +28,7 @@ def landing_threshold(w: Float[Array, "..."] | float, fmt: Format) -> tuple[Floa
     Args:
         w: values of the format, any shape, float32 or float64 (a Python number counts as float32). A value between two
             values of the format is rounded nowhere: its thresholds are those of the nearest value below it in magnitude.
+            What float32 does not hold, of NumPy or Python, is taken as it is, and the answer is float32.
         fmt: the format, which must fit the dtype of w.
 
     Returns:
@@ -39,9 +44,10 @@ def landing_threshold(w: Float[Array, "..."] | float, fmt: Format) -> tuple[Floa
         >>> abs(float(up) / 2**-8 - 1) < 1e-6, abs(float(down) / 2**-9 - 1) < 1e-6
         (True, True)
     """
-    array, carrier = as_carrier(w, "landing_threshold")
-    if is_concrete(fmt):
-        require_fits(fmt, carrier, "landing_threshold")
+    array, carrier = entered(w, fmt, "landing_threshold")
+    if isinstance(array, np.ndarray):
+        # The smallest number of float32 that is no smaller.
+        return in_float64(lambda: tuple(round_to(u, FLOAT32, upward) for u in landing_threshold(array, fmt)))
     word, t = carrier.word, carrier.fraction_bits
     bits = to_bits(array, carrier)
     magnitude = bits & word(carrier.sign - 1)
@@ -92,8 +98,20 @@ def expected_lost_fraction(w: Float[Array, "..."], update_size: Float[Array, "..
         >>> float(expected_lost_fraction(w, 1e-4, BFLOAT16))
         0.5
     """
-    array, carrier = as_carrier(w, "expected_lost_fraction")
-    up, down = landing_threshold(round_to(array, fmt), fmt)
-    size = to_bits(jnp.broadcast_to(jnp.asarray(update_size).astype(carrier.dtype), array.shape), carrier)
+    array, _ = entered(w, fmt, "expected_lost_fraction")
+    stored, carrier = as_carrier(round_to(array, fmt), "expected_lost_fraction")
+    up, down = landing_threshold(stored, fmt)
+    size = to_bits(jnp.broadcast_to(_sizes(update_size, carrier), stored.shape), carrier)
     lost_up, lost_down = size < to_bits(up, carrier), size < to_bits(down, carrier)
     return jnp.mean((lost_up.astype(carrier.dtype) + lost_down.astype(carrier.dtype)) / 2)
+
+
+def _sizes(update_size: Any, carrier: Carrier) -> Array:
+    """Sizes in the carrier. Rounded to odd they stay on their side of half a gap, whose last bit is even, and of the next."""
+    if carrier.width == 64:
+        return jnp.asarray(lifted(update_size)).astype(carrier.dtype)
+    wide = unheld(update_size)
+    if wide is not None:
+        return round_to(wide, FLOAT32, to_odd)
+    sizes = jnp.asarray(update_size)
+    return in_float64(lambda: round_to(sizes, FLOAT32, to_odd)) if sizes.dtype == jnp.float64 else sizes.astype(carrier.dtype)

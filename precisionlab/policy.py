@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from precisionlab.blocks import BLOCK_FORMATS, BlockFormat
+from precisionlab.blocks import BlockFormat
 from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
 from precisionlab.formats import FLOAT32, Format, is_concrete, stack_formats
@@ -94,12 +94,8 @@ def describe(policy: Policy) -> str:
         >>> describe(Policy(weights=BFLOAT16))
         'weights bfloat16'
     """
-    parts = [f"{site} {_described(entry)}" for site, entry in policy._asdict().items() if entry is not None]
+    parts = [f"{site} {describe_rules(entry)}" for site, entry in policy._asdict().items() if entry is not None]
     return ", ".join(parts) or "float32 throughout"
-
-
-def _described(entry: Any) -> str:
-    return next((name for name, known in BLOCK_FORMATS.items() if known == entry), describe_rules(entry))
 
 
 Complete = Callable[[Policy], Policy]
@@ -174,7 +170,7 @@ def _stacked(entries: Sequence[Any], site: str, alone: Format) -> tuple[Format |
     """Entries of one place in all policies: what is traced, and what they share."""
     if any(isinstance(entry, BlockFormat) for entry in entries):
         if any(entry != entries[0] for entry in entries):
-            names = ", ".join(dict.fromkeys("none" if entry is None else _described(entry) for entry in entries))
+            names = ", ".join(dict.fromkeys("none" if entry is None else describe_rules(entry) for entry in entries))
             raise ValueError(
                 f"stack_policies: {site} differ in a block format, which is compiled in and cannot be stacked ({names}); "
                 f"give all the policies the same there, or sweep them one by one."

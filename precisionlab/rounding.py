@@ -12,15 +12,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
 from precisionlab.checks import require_fits
 from precisionlab.formats import Format, is_concrete, name_of
-from precisionlab.grids import as_carrier, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
+from precisionlab.grids import entered, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.randomness import check_key, counter_hash, hash_positions
+from precisionlab.wide import in_float64
 
 __all__ = ["happens", "round_carrier", "round_result", "round_to", "scaled", "stored", "straight_through"]
 
@@ -41,7 +43,8 @@ def round_to(
     one everywhere (straight-through).
 
     Args:
-        x: any shape, float32 or float64 (a Python number counts as float32).
+        x: any shape, float32 or float64 (a Python number counts as float32). What float32 does not hold, of NumPy or Python,
+            is rounded once from the float64 it is, outside of 64-bit JAX too; the result then is float32.
         fmt: the format. Python numbers are compiled in; traced or stacked ones are arguments of one compiled program.
         mode: a rounding mode such as `nearest_even`, `upward`, `stochastic`.
         key: a JAX random key, needed by stochastic modes and ignored by the others.
@@ -60,26 +63,26 @@ def round_to(
         >>> from precisionlab.modes import upward
         >>> float(round_to(0.1, BFLOAT16)), float(round_to(0.1, BFLOAT16, upward))
         (0.10009765625, 0.10009765625)
+        >>> float(round_to(1 + 2**-8 + 2**-40, BFLOAT16))      # in float32 it would be a tie
+        1.0078125
         >>> round_to(jnp.array([500.0, -1e-3, 0.3]), FLOAT8_E4M3FN).tolist()
         [nan, -0.001953125, 0.3125]
     """
-    array, carrier = as_carrier(x, "round_to")
     for given, name in ((fmt, "fmt"), (backward, "backward")):
-        if given is None and name == "backward":
-            continue
-        if not isinstance(given, Format):
+        if not (isinstance(given, Format) or (given is None and name == "backward")):
             raise TypeError(f"round_to: {name} must be a Format such as precisionlab.BFLOAT16; got {given!r}.")
-        if is_concrete(given):
-            require_fits(given, carrier, "round_to")
+    array, carrier = entered(x, fmt, "round_to")
+    if backward is not None and is_concrete(backward):
+        require_fits(backward, carrier, "round_to")
     check_mode(mode, "round_to")
-    random = None
-    if isinstance(mode, Stochastic):
-        if key is None:
-            raise ValueError(
-                f"round_to: {mode_name(mode)} rounding to {name_of(fmt) if is_concrete(fmt) else 'a traced format'} needs "
-                f"random bits; pass key=jax.random.key(seed)."
-            )
-        random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint)
+    if isinstance(mode, Stochastic) and key is None:
+        raise ValueError(
+            f"round_to: {mode_name(mode)} rounding to {name_of(fmt) if is_concrete(fmt) else 'a traced format'} needs "
+            f"random bits; pass key=jax.random.key(seed)."
+        )
+    if isinstance(array, np.ndarray):
+        return in_float64(lambda: round_to(array, fmt, mode, key=key))  # a constant, which has no cotangent
+    random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     if backward is not None:
         array = _rounded_cotangent(array, backward)
     fixed, traced = _split(fmt)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from precisionlab.blocks import BlockFormat
+from precisionlab.block_formats import BlockFormat, name_of_blocks
 from precisionlab.carriers import FLOAT32_CARRIER, Carrier
 from precisionlab.checks import require_fits
 from precisionlab.formats import FORMATS, Format, is_concrete, name_of
@@ -193,6 +193,8 @@ def describe_rules(rules: Any) -> str:
         return "as typed"
     if isinstance(rules, Format):
         return name_of(rules)
+    if isinstance(rules, BlockFormat):
+        return name_of_blocks(rules)
     if not isinstance(rules, Rules):
         return str(rules)
     exceptions = [

@@ -30,6 +30,7 @@ import numpy as np
 from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import CARRIERS, Carrier, as_float64, to_bits, widened
 from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally
+from precisionlab.wide import in_float64, unheld
 
 __all__ = ["Case", "tally", "tally_cases"]
 
@@ -68,7 +69,8 @@ def tally(
 
     Args:
         old: weights before, w, an array or a tree of arrays of any floating dtype: native storage (bfloat16, float16, fp8,
-            ...) or values of a simulated format in a float32 or float64 carrier.
+            ...) or values of a simulated format in a float32 or float64 carrier. What float32 does not hold, of NumPy, is
+            compared as the float64 it is, outside of 64-bit JAX too; sums are then those of float64, given as float32.
         update: the intended updates u, the same tree and shapes; may be of a wider dtype.
         new: weights after, w'.
         stored_update: the updates as rounded to their own format, where that loses something; without it no update counts
@@ -94,14 +96,23 @@ def tally(
         >>> int(t.landed), int(t.swamped), int(t.zero), float(t.stagnated_fraction) == 1 / 3
         (2, 1, 1, False)
     """
-    leaves, structure = jax.tree.flatten(old)
     trees = {"update": update, "new": new, "stored_update": stored_update, "kept": kept}
+    if any(unheld(leaf) is not None for leaf in jax.tree.leaves((old, update, new, stored_update))):
+        first, *others = (jax.tree.map(_as_meant, tree) for tree in (old, *trees.values()))
+        options: dict[str, Any] = dict(zip(list(trees)[2:], others[2:], strict=True))
+        return in_float64(lambda: tally(first, *others[:2], **options, grid=grid, detail=detail, directions=directions))
+    leaves, structure = jax.tree.flatten(old)
     columns = [
         [None] * len(leaves) if tree is None else _matched(name, tree, old, leaves, structure) for name, tree in trees.items()
     ]
     rows: Any = zip(leaves, *columns, strict=True)
     cases = [Case(w, u, after, stored, held, grid, detail, directions) for w, u, after, stored, held in rows]
     return jax.tree.unflatten(structure, [tally_cases([case])[0] for case in cases])
+
+
+def _as_meant(leaf: Any) -> Any:
+    wide = unheld(leaf)
+    return jax.lax.stop_gradient(jnp.asarray(leaf)) if wide is None else wide
 
 
 def tally_cases(cases: Sequence[Case]) -> list[Tally]:

@@ -648,3 +648,104 @@ def test_mistakes_raise_before_tracing(name: str) -> None:
     call, error, sentence = MISTAKES[name]
     with pytest.raises(error, match=re.escape(sentence)):
         call()
+
+
+# The laws of a scale that is a power of two, from what each is defined by.
+
+
+def law_exponent(largest: Fraction, spec: Spec, law: str) -> int:
+    """The exponent that a law gives a largest value above zero."""
+    top = Fraction(spec.numbers.largest)
+    floor = exponent(largest) - spec.emax
+    if law == "floor":
+        return floor
+    if law == "round_up":  # the smallest power of two with which nothing is clamped
+        return next(k for k in range(floor - 1, floor + 3) if top * Fraction(2) ** k >= largest)
+    if law == "ceil":  # ceil(log2 max|v|) - emax
+        return next(k for k in range(floor - 1, floor + 3) if Fraction(2) ** (k + spec.emax) >= largest)
+    # even: the elements' grid beside their largest, going on; ties at the binade's end go up
+    values = all_values(spec.numbers)
+    step = top - Fraction(float(values[-2]))
+    scaled = largest / Fraction(2) ** floor
+    return exponent((scaled / step + Fraction(1, 2)).__floor__() * step) - spec.emax + floor
+
+
+def law_block(block: list[float], spec: Spec, law: str) -> tuple[float, list[float]]:
+    """The scale of a block and the values it means."""
+    if not all(map(math.isfinite, block)):
+        return math.nan, [math.nan] * len(block)
+    largest = max(abs(Fraction(v)) for v in block)
+    scale = Fraction(2) ** min(max(law_exponent(largest, spec, law) if largest else -127, -127), 127)
+    elements = [round_exact(Fraction(v) / scale if v else v, spec.numbers, "nearest_even") for v in block]  # type: ignore[arg-type]
+    return float(scale), [float(Fraction(p) * scale) if p else p for p in elements]
+
+
+@pytest.mark.parametrize("law", pl.SCALE_LAWS)
+@pytest.mark.parametrize("name", MX)
+def test_every_scale_law_is_its_definition(name: str, law: str) -> None:
+    spec, block_format = MX[name], BLOCK_FORMATS[name]._replace(law=pl.SCALE_LAWS[law])
+    top, emax = spec.numbers.largest, spec.emax
+    step = top - float(all_values(spec.numbers)[-2])
+    edges = np.array([2.0**emax, top, top + step / 2, top + step / 4, 2.0 ** (emax + 1), top / 2, 1.1 * 2.0**emax])
+    edges = np.concatenate([edges, np.nextafter(edges, 0, dtype=np.float32), np.nextafter(edges, 9e9, dtype=np.float32)])
+    scales = np.array([-140, -127, -1, 0, 20, 119 - emax])[:, None]
+    largest = np.concatenate([np.ldexp(edges, scales).ravel(), [0.0, np.inf, np.nan, 3.4e38, 2.0**-149, 2.0**-126]])
+    x = np.stack([largest, -largest / 3, largest / 64, np.zeros_like(largest)], axis=1).astype(np.float32)
+    x = np.concatenate([x, random_blocks()[::40, :4]])
+    right = [law_block(row.tolist(), spec, law) for row in x]
+    with np.errstate(over="ignore"):
+        values = np.array([block for _, block in right])
+        clipped = np.clip(values, -np.finfo(np.float32).max, np.finfo(np.float32).max).astype(np.float32)
+    assert_same(jax.jit(lambda v: round_blocks(v, block_format))(x), clipped, x)
+    assert_same(block_scales(x, block_format), np.array([[scale] for scale, _ in right], np.float32))
+
+
+def test_rounding_up_clamps_nothing_and_the_specification_a_quarter() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 32)).astype(np.float32)
+    most = np.abs(x).max(axis=1)
+    clamped = {
+        law: float(np.mean(most > 6 * np.asarray(block_scales(x, blocks.MXFP4._replace(law=pl.SCALE_LAWS[law])))[:, 0]))
+        for law in pl.SCALE_LAWS
+    }
+    assert clamped["round_up"] == clamped["ceil"] == 0
+    assert clamped["even"] < clamped["floor"]
+    # An issue of microsoft/microxcaling: 957 of a block in E4M3 becomes 896, since 2 * 448 is the end of it.
+    pair = [
+        round_blocks(jnp.array([957.0, 1.0]), blocks.MXFP8_E4M3._replace(law=law))[0]
+        for law in (pl.scale_floor, pl.scale_round_up)
+    ]
+    assert [float(v) for v in pair] == [896.0, 960.0]
+
+
+def test_round_up_is_the_law_of_jax() -> None:
+    """`jax.nn.scaled_matmul`'s quantizer: max|v| / M in float32, to E8M0 rounding up."""
+    from jax._src.cudnn import scaled_matmul_stablehlo
+
+    x = np.random.default_rng(5).normal(size=(256, 32)).astype(np.float32)
+    theirs = scaled_matmul_stablehlo.cast_to_e8m0_with_rounding_up(np.abs(x).max(axis=1) / np.float32(448))
+    ours = np.asarray(block_scales(x, blocks.MXFP8_E4M3._replace(law=pl.scale_round_up)))[:, 0]
+    assert (np.asarray(theirs).view(np.uint8).astype(int) - 127 == np.log2(ours)).all()
+
+
+def test_a_law_may_be_traced_over_element_formats_and_has_a_name() -> None:
+    x = np.float32([[7.0, 0.4], [957.0, 3.0]])
+    up = MXFP4_SIZE_2._replace(law=pl.scale_round_up)
+    rounded = jax.vmap(lambda element: round_blocks(x, up._replace(element=element)))(
+        pl.stack_formats([pl.FLOAT4_E2M1FN, pl.saturating(pl.FLOAT8_E4M3FN)])
+    )
+    assert_same(rounded[0], round_blocks(x, up))
+    assert_same(rounded[1], round_blocks(x, blocks.MXFP8_E4M3._replace(size=2, law=pl.scale_round_up)))
+    from precisionlab.policy import describe
+
+    assert describe(pl.Policy(weights=pl.MXFP4._replace(law=pl.scale_round_up))) == "weights mxfp4 (scales: round_up)"
+
+
+def test_wrong_laws_are_sentences() -> None:
+    x = jnp.ones(4)
+    with pytest.raises(TypeError, match=r"pass the function: precisionlab\.scale_round_up"):
+        round_blocks(x, blocks.MXFP4._replace(law="round_up"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the laws are floor, even, round_up, ceil"):
+        block_scales(x, blocks.MXFP4._replace(law=None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="this one's scales are fractions"):
+        round_blocks(x, blocks.NVFP4._replace(law=pl.scale_round_up))

@@ -3,10 +3,11 @@
 from importlib.metadata import version
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precisionlab import canaries
+from precisionlab import canaries, stagnation
 
 HERE = f"this is jax {jax.__version__} with jaxlib {version('jaxlib')}"
 
@@ -20,7 +21,25 @@ def test_vmapped_product_and_reduction(dtype, rows):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_product_with_a_constant_matrix(dtype):
     wrong = canaries.wrong_products(dtype)
-    assert wrong == 0, f"{wrong} of 300 sums are wrong; {HERE}; {canaries.BAD_VERSIONS['wrong_products']}"
+    known = version("jaxlib") in ("0.11.2", "0.12.0.1")  # supported, and named; a later one that is right tells us here
+    assert (wrong > 250) if known else wrong == 0, f"{wrong} of 300 sums are wrong; {HERE}"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_product_with_a_guarded_constant_matrix(dtype):
+    wrong = canaries.wrong_products(dtype, guarded=True)
+    assert wrong == 0, f"{wrong} of 300 sums are wrong; {HERE}"
+
+
+SHAPES = [(64, 64), (5, 60, 60), (200, 200), (3, 3, 64, 64), (1000, 64), (4097, 3), (2, 5000)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_by_a_constant_vector_as_the_tally_makes_them(shape):
+    terms = np.random.default_rng(0).integers(-8, 9, shape).astype(np.float32)
+    sums = jax.jit(lambda x: stagnation._sums([x, jnp.abs(x), x * x, jnp.where(x > 1, x, 0)]))(terms)
+    right = [term.sum(dtype=np.float64) for term in (terms, np.abs(terms), terms * terms, np.where(terms > 1, terms, 0))]
+    assert [float(found) for found in sums] == right, HERE
 
 
 def test_reductions_of_high_rank_do_not_crash():

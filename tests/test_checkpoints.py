@@ -390,7 +390,16 @@ def test_compare_agrees_with_neighbours_by_nextafter(tmp_path: Path, kind: str) 
 
 def test_what_only_one_side_has_and_what_differs(tmp_path: Path) -> None:
     one = np.ones(4, np.float32)
-    a = save(tmp_path / "a.safetensors", w=one, shape=one, dtype=one, gone=one, ids=np.arange(2), none=one[:0], scalar=one[0])
+    a = save(
+        tmp_path / "a.safetensors",
+        w=one,
+        shape=one,
+        dtype=np.arange(4),
+        gone=one,
+        ids=np.arange(2),
+        none=one[:0],
+        scalar=one[0],
+    )
     b = save(
         tmp_path / "b.safetensors", w=one, shape=one[:3], dtype=one.astype(np.float16), new=one, none=one[:0], scalar=one[0]
     )
@@ -400,7 +409,7 @@ def test_what_only_one_side_has_and_what_differs(tmp_path: Path) -> None:
     assert found["skipped"] == {
         "ids": "I64, not floating point",
         "shape": "float32 of shape (4,) in the first, float32 of shape (3,) in the second",
-        "dtype": "float32 of shape (4,) in the first, float16 of shape (4,) in the second",
+        "dtype": "int64 of shape (4,) in the first, float16 of shape (4,) in the second",
     }
     assert found["unmoved"] == ["w", "scalar"]
     assert math.isnan(found["rows"][1]["unchanged_fraction"])

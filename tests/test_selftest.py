@@ -56,7 +56,7 @@ def test_what_cpus_are_known_to_do():
     seen, true = backend.stagnation_seen()
     assert (seen, true > 2000) == (0, True)
     assert backend.subnormal_arithmetic()["float32"] == (True, True)
-    assert backend.folded_constants() == 4096
+    assert backend.folded_constants() == (0 if jax.__version_info__ >= (0, 12) else 4096)
 
 
 def test_operation_by_operation_nothing_is_elided(monkeypatch):
@@ -104,6 +104,17 @@ def test_a_singing_canary_is_not_ok_and_names_the_bad_versions(monkeypatch, cana
     assert words in row.found
     assert f"Do not use jax {jax.__version__}" in row.remedy
     assert "0.10.2" in row.remedy
+
+
+def test_a_known_defect_with_a_way_around_it_is_named(monkeypatch):
+    monkeypatch.setattr(canaries, "wrong_products", lambda _, guarded=False: 0 if guarded else 299)
+    row = selftest._products()
+    assert row.ok
+    assert row.found == (
+        "no: 299 of 300 float64 sums are wrong; 299 of 300 float32 sums are wrong; behind jax.lax.optimization_barrier none is."
+    )
+    for words in ("precisionlab computes nothing this way", "pass that matrix as an argument", "0.10.2 to 0.12.0.1 are known"):
+        assert words in row.remedy
 
 
 def test_a_crash_that_could_not_be_tried_is_information(monkeypatch):

@@ -21,17 +21,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact_sums import is_carrier_itself, multiplies_exactly
 from precisionlab.arithmetic.orders import ORDERS, Accumulation, Operations, reduced, running
-from precisionlab.carriers import CARRIERS, Carrier, carrier_of
+from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, carrier_of
 from precisionlab.checks import require_fits
 from precisionlab.formats import Format, is_concrete
-from precisionlab.grids import is_number
+from precisionlab.grids import as_carrier, is_number
 from precisionlab.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
 from precisionlab.randomness import check_key
+from precisionlab.wide import in_float64, lifted, unheld
 
 __all__ = [
     "Accumulation",
@@ -114,7 +116,8 @@ def dot(
     (1) M. Fasi, N. Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021. (2) Wang et al., 2018.
 
     Args:
-        a: float32 or float64, shape (k,), (m, k) or (..., m, k).
+        a: float32 or float64, shape (k,), (m, k) or (..., m, k). Where float32 does not hold what NumPy has in a or b, outside
+            of 64-bit JAX, both are taken as float64, and the result is float32.
         b: the same dtype, shape (k,), (k, n) or (..., k, n); the leading dimensions broadcast, as in `jnp.matmul`.
         multiply: the format of the products; None for exact ones, fused into the sum. Formats may be traced.
         accumulate: the format of the partial sums; None for the carrier, rounded to nearest even whatever the mode.
@@ -138,9 +141,15 @@ def dot(
         [256.0, 512.0]
     """
     how = Accumulation(multiply, accumulate, chunk, order, compensated)
-    a, b = jnp.asarray(a), jnp.asarray(b)
-    carrier = carrier_of(a.dtype, "dot")
-    if carrier_of(b.dtype, "dot") != carrier:
+    if unheld(a) is not None or unheld(b) is not None:
+        for operand in (a, b):
+            carrier_of(getattr(operand, "dtype", np.float64), "dot")
+        check_accumulation(how, FLOAT32_CARRIER, "dot")
+        options: dict[str, Any] = {**how._asdict(), "mode": mode, "key": key}
+        rounded = in_float64(lambda: dot(lifted(a), lifted(b), **options))
+        return straight_through(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, jnp.asarray(a), jnp.asarray(b))
+    (a, carrier), (b, other) = as_carrier(a, "dot"), as_carrier(b, "dot")
+    if other != carrier:
         raise TypeError(f"dot: a is {a.dtype} and b is {b.dtype}; give both the same dtype.")
     check_accumulation(how, carrier, "dot")
     key = _checked_key(how, mode, key, "dot")

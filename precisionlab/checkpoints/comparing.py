@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from precisionlab.checkpoints.moving import are_comparable, moved
 from precisionlab.checkpoints.reading import read_checkpoint
 from precisionlab.checkpoints.stored import CheckpointError, Stored, require_some
 
@@ -25,11 +25,14 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
         b: the later one.
 
     Returns:
-        `rows` (one for each tensor that both hold in one dtype and shape) and `total`:
+        `rows` (one for each tensor that both hold in one shape, and in one dtype, of floats, whole numbers, quantized weights
+        or their scales, or in two of floats) and `total`:
 
-        - `tensor`, `dtype`, `entries`
-        - `unchanged_fraction`: of the entries, whose bits are the same; NaN for an empty tensor
-        - `one_ulp_fraction`: of the entries, which moved to a neighbouring value of the stored dtype
+        - `tensor`, `dtype` ("bfloat16 and float32" if there are two), `entries`
+        - `unchanged_fraction`: of the entries, whose bits are the same, in two dtypes whose value is exactly the same; NaN for
+          an empty tensor
+        - `one_ulp_fraction`: of the entries, which moved to a neighbouring value of the stored dtype; in two dtypes no further
+          than to a neighbouring value of the coarser
         - `nonfinite`: entries that are NaN or infinite in either
         - `constant`: the one value that all entries have in b; NaN if there are several (or fewer than two entries)
 
@@ -50,23 +53,29 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
         (0.5, 0.5)
     """
     first, second = read_checkpoint(a), read_checkpoint(b)
-    require_some(first, f"compare: {a}")
-    require_some(second, f"compare: {b}")
     skipped = first.skipped | second.skipped
+    mine, theirs = first.tensors | first.others, second.tensors | second.others
     names_a, names_b = {*first.tensors, *first.skipped}, {*second.tensors, *second.skipped}
     rows, sums = [], np.zeros(4, np.int64)
-    for name, x in first.tensors.items():
-        y = second.tensors.get(name)
+    for name, x in mine.items():
+        y = theirs.get(name)
         if y is None:
             continue
-        if (x.dtype, x.shape) != (y.dtype, y.shape):
+        if x.shape != y.shape or not are_comparable(x.dtype, y.dtype):
             skipped[name] = f"{x.dtype.name} of shape {x.shape} in the first, {y.dtype.name} of shape {y.shape} in the second"
             continue
         counts, constant = _compare_entries(x, y)
         sums += counts
-        rows.append({"tensor": name, "dtype": x.dtype.name, **_shares(counts), "constant": constant})
+        skipped.pop(name, None)
+        kind = x.dtype.name if x.dtype == y.dtype else f"{x.dtype.name} and {y.dtype.name}"
+        rows.append({"tensor": name, "dtype": kind, **_shares(counts), "constant": constant})
     if not rows:
-        raise CheckpointError(f"compare: {a} and {b} share no tensor of one name, dtype and shape; name two of one model.")
+        require_some(first, f"compare: {a}")
+        require_some(second, f"compare: {b}")
+        raise CheckpointError(
+            f"compare: {a} and {b} share no tensor of one name, dtype and shape, even of two dtypes of floats; name two of one "
+            "model."
+        )
     return {
         "a": first.path,
         "b": second.path,
@@ -92,22 +101,13 @@ def _shares(counts: np.ndarray) -> dict[str, Any]:
 
 def _compare_entries(a: Stored, b: Stored) -> tuple[np.ndarray, float]:
     """Counts (entries, unchanged, moved by one value, not finite), and the only value in b, if there is only one."""
-    word = np.dtype(f"u{a.dtype.itemsize}").type
-    sign = word(1 << (8 * a.dtype.itemsize - 1))
-    largest = np.array([ml_dtypes.finfo(a.dtype).max], a.dtype).view(word)[0]
     counts, only, constant = np.zeros(4, np.int64), None, a.entries > 1
     alike = a.blocks is not None and b.blocks is not None and a.block == b.block
     ways = [stored.blocks if alike and stored.blocks else stored.pieces for stored in (a, b)]
     for x, y in zip(ways[0](), ways[1](), strict=True):
-        x, y = x.view(word), y.view(word)
-        only = y[0] if only is None else only
-        constant = constant and bool((y == only).all())
-        wild = (x & ~sign > largest) | (y & ~sign > largest)
-        moved = x != y
-        changed = int(np.count_nonzero(moved))
-        moved &= ~wild
-        x, y = x[moved], y[moved]
-        p, q = x & ~sign, y & ~sign
-        apart = np.where((x ^ y) & sign != 0, p + q, np.maximum(p, q) - np.minimum(p, q))
-        counts += np.array([len(wild), len(wild) - changed, np.count_nonzero(apart == 1), np.count_nonzero(wild)])
-    return counts, float(np.array([only]).view(a.dtype)[0]) if constant else math.nan
+        bits = y.view(f"u{y.dtype.itemsize}")
+        only = bits[0] if only is None else only
+        constant = constant and bool((bits == only).all())
+        found = moved(x, y)
+        counts += np.array([len(x), len(x) - found.changed.sum(), found.one.sum(), found.nonfinite.sum()])
+    return counts, float(np.array([only]).view(b.dtype)[0]) if constant else math.nan

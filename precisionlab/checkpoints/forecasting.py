@@ -167,7 +167,7 @@ def _table(fmt: Format, decay: float) -> _Table:
     levels, places = np.unique(np.concatenate([up, down]).view(np.uint32), return_inverse=True)
     finite = np.isfinite(stored)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        asked = (stored.astype(np.float64) * decay).astype(np.float32).view(np.uint32)
+        asked = _to_odd(np.abs(stored.astype(np.float64) * decay))
     return _Table(
         name_of(fmt),
         levels,
@@ -190,7 +190,7 @@ def _row(table: _Table, keys: np.ndarray, counts: np.ndarray, asked: _Asked) -> 
     half = table.levels[np.searchsorted(landed[1:], both / 2)].view(np.float32) if both else np.float32(np.nan)
 
     def lost(sizes: Sequence[float]) -> list[float]:
-        bits = np.minimum(sizes, _LARGEST).astype(np.float32).view(np.uint32)
+        bits = _to_odd(np.minimum(np.asarray(sizes, np.float64), _LARGEST))
         kept = both - landed[np.searchsorted(table.levels, bits, "right")]
         return (kept / both).tolist() if both else [math.nan] * len(sizes)
 
@@ -246,15 +246,21 @@ def _summed(parts: Sequence[tuple[np.ndarray, np.ndarray]], many: int) -> tuple[
 def _keys(values: np.ndarray) -> np.ndarray:
     """Magnitudes to 13 significand bits, rounded to odd; NaN and infinities stay beyond all others."""
     if values.dtype == np.float64:
-        with np.errstate(all="ignore"):
-            near = values.astype(np.float32)
-            back = near.astype(np.float64)
-            bits = near.view(np.uint32) & np.uint32(0x7FFFFFFF)
-            bits -= (np.abs(back) > np.abs(values)).astype(np.uint32)
-            bits |= ((back != values) & ~np.isnan(values)).astype(np.uint32)
+        bits = _to_odd(values)
     else:
         with np.errstate(all="ignore"):
             bits = values.astype(np.float32, copy=False).view(np.uint32) & np.uint32(0x7FFFFFFF)
     keys = bits >> np.uint32(_DROPPED)
     keys |= (bits & np.uint32((1 << _DROPPED) - 1)) != 0
     return keys
+
+
+def _to_odd(values: np.ndarray) -> np.ndarray:
+    """The magnitude bits of float64 values in float32, rounded to odd: on the same side of every half gap as the values are."""
+    with np.errstate(all="ignore"):
+        near = values.astype(np.float32)
+        back = near.astype(np.float64)
+        bits = near.view(np.uint32) & np.uint32(0x7FFFFFFF)
+        bits -= (np.abs(back) > np.abs(values)).astype(np.uint32)
+        bits |= ((back != values) & ~np.isnan(values)).astype(np.uint32)
+    return bits

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.checkpoints import stored
-from precisionlab.checkpoints.stored import FLOATS, Checkpoint, CheckpointError, Stored, pieces_of, shown
+from precisionlab.checkpoints.stored import COMPARED, FLOATS, Checkpoint, CheckpointError, Stored, pieces_of, shown
 
 __all__ = ["read_orbax"]
 
@@ -28,6 +28,8 @@ _ITEMS = ("default", "params", "model", "state")  # of several in one step, the 
 _HEADERS = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
 _DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in FLOATS.values()}
 _SHORT = {"f2": "float16", "f4": "float32", "f8": "float64"}  # as zarr 2 names them, behind their byte order
+_WHOLE = {np.dtype(kind).str[1:]: np.dtype(kind).name for kind in COMPARED.values() if np.dtype(kind).kind in "biu"}
+_OTHERS = {np.dtype(kind).name: np.dtype(kind) for kind in COMPARED.values()}
 _NO_LEAVES = ("Dict", "List", "Tuple", "NamedTuple")  # containers that hold nothing
 _MOST_BYTES = 1 << 34  # of a chunk; tensorstore ends the process where memory does
 _OPTIMIZER = re.compile(r"(?:^|.*[./])opt_state(?=[./]|$)")
@@ -112,7 +114,7 @@ def _read_item(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} was never finished or is incomplete: it lacks manifest.ocdbt; copy it again.")
     disk = {"driver": "file", "path": base}
     where = {"driver": "ocdbt", "base": disk} if ocdbt else disk
-    held, arrays = Checkpoint({}, {}), {}
+    held, arrays = Checkpoint({}, {}, {}), {}
     with _told(folder):
         store = ts.KvStore.open(where).result()
         for key in sorted(store.list().result()):
@@ -123,7 +125,8 @@ def _read_item(folder: Path) -> Checkpoint:
             driver, header = arrays[name]
             if (optimizer := _OPTIMIZER.match(name)) is None:
                 kind = _kind(folder, name, header.result().value)
-                if kind in _DTYPES:
+                dtype = (_DTYPES | _OTHERS).get(_WHOLE.get(kind, kind))
+                if dtype and hasattr(ts, dtype.name):
                     arrays[name] = (
                         driver,
                         ts.open(
@@ -137,14 +140,16 @@ def _read_item(folder: Path) -> Checkpoint:
                             read=True,
                         ),
                     )
-                    held.tensors[name] = Stored(_DTYPES[kind], (), lambda: iter(()))  # keeps its place
-                else:
+                    (held.tensors if kind in _DTYPES else held.others)[name] = Stored(
+                        dtype, (), lambda: iter(())
+                    )  # keeps its place
+                if kind not in _DTYPES:
                     unread = f"not among {', '.join(_DTYPES)}" if "float" in kind else "not floating point"
                     held.skipped[name] = f"{kind}, {unread}"
             else:
                 held.skipped[optimizer[0]] = "the optimizer's state, not weights"
-        for name in held.tensors:
-            held.tensors[name] = _tensor(folder, name, arrays[name][1].result())
+        for tensors in (held.tensors, held.others):
+            tensors.update({name: _tensor(folder, name, arrays[name][1].result()) for name in tensors})
     for name, kind in leaves.items():
         if kind is not None and not _OPTIMIZER.match(name):
             held.skipped[name] = f"{kind}, not a tensor"

@@ -17,12 +17,24 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
+from precisionlab.checkpoints.foreign import AGAIN, foreign_file, foreign_in
 from precisionlab.checkpoints.orbax import read_orbax
-from precisionlab.checkpoints.stored import FLOATS, Checkpoint, CheckpointError, Stored, pieces_of, shown, spans
+from precisionlab.checkpoints.stored import (
+    COMPARED,
+    FLOATS,
+    Checkpoint,
+    CheckpointError,
+    Stored,
+    pieces_of,
+    shown,
+    spans,
+    width,
+)
 
 __all__ = ["read_checkpoint"]
 
-_OTHERS: dict[str, int] = {"BOOL": 1, "I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+_NATIVE = [np.dtype(kind) for kind in FLOATS.values()]
+_OTHERS = [np.dtype(kind) for kind in COMPARED.values()]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -34,7 +46,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Returns:
         What it holds. Tensors of integers, and of floats other than float64, float32, float16, bfloat16, float8_e4m3fn and
-        float8_e5m2, are in `skipped`; so is the state of an optimizer in an Orbax checkpoint.
+        float8_e5m2, are in `skipped`, and in `others` too if they can be compared; so is the state of an optimizer in an Orbax
+        checkpoint.
 
     Raises:
         CheckpointError: if there is no such file, or it is truncated, damaged, or a pickle (which is never loaded), or needs
@@ -65,8 +78,8 @@ def _read(path: Path) -> Checkpoint:
         start = file.read(8)
     if start.startswith(b"PK"):
         return _read_npz(path)
-    if start[:1] == b"\x80" and path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} looks like a pickle, which is never loaded; save it again as .safetensors or .npz.")
+    if sentence := foreign_file(path, start):
+        raise CheckpointError(sentence)
     return _read_safetensors(path)
 
 
@@ -78,9 +91,10 @@ def _read_folder(folder: Path) -> Checkpoint:
     if not found:
         held = read_orbax(folder)
         if held is None:
+            other = foreign_in(folder)
             raise CheckpointError(
                 f"{folder} holds no checkpoint; allowed are *.safetensors.index.json, *.safetensors, *.npz and what Orbax "
-                "writes."
+                f"writes{f'; {other}' if other else '.'}"
             )
         return held
     names = ", ".join(path.name for path in found[:3])
@@ -99,16 +113,14 @@ def _read_index(path: Path) -> Checkpoint:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no index of shards: it must map each tensor to a file beside it.") from error
-    whole = Checkpoint({}, {})
+    whole = Checkpoint({}, {}, {})
     for shard, names in wanted.items():
         part = _read_safetensors(path.parent / shard)
         for name in names:
             if name not in part.tensors and name not in part.skipped:
                 raise CheckpointError(f'{path} says that "{name}" is in {shard}, which lacks it; the copy is incomplete.')
-            if name in part.tensors:
-                whole.tensors[name] = part.tensors[name]
-            else:
-                whole.skipped[name] = part.skipped[name]
+            for mine, theirs in zip(whole[:3], part[:3], strict=True):
+                mine |= {name: theirs[name]} if name in theirs else {}
     return whole
 
 
@@ -123,7 +135,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             header.pop("__metadata__", None)
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path} is no safetensors file: its header is not a JSON object.") from error
-    held, data = Checkpoint({}, {}), 8 + length
+    held, data = Checkpoint({}, {}, {}), 8 + length
     for name, entry in header.items():
         shown(path, name)
         try:
@@ -137,38 +149,44 @@ def _read_safetensors(path: Path) -> Checkpoint:
             raise CheckpointError(f'{path}: the header of "{name}" is damaged; it must hold dtype, shape and data_offsets.')
         if data + end > size:
             raise CheckpointError(f'{path} is truncated: "{name}" ends at byte {data + end} of {size}; copy it again.')
-        bytes_each = np.dtype(FLOATS[kind]).itemsize if kind in FLOATS else _OTHERS.get(kind)
-        if bytes_each is not None and math.prod(shape) * bytes_each != end - begin:
-            needed = math.prod(shape) * bytes_each
+        known = FLOATS.get(kind) or COMPARED.get(kind)
+        dtype = np.dtype(known) if known else None
+        if dtype and math.prod(shape) * width(dtype) != 8 * (end - begin):
+            needed = -(-math.prod(shape) * width(dtype) // 8)
             raise CheckpointError(f'{path} is damaged: "{name}" has {end - begin} bytes, {kind} of shape {shape} has {needed}.')
-        if kind in FLOATS:
-            dtype = np.dtype(FLOATS[kind])
-            held.tensors[name] = Stored(dtype, shape, partial(_mapped, path, dtype, data + begin, math.prod(shape)))
-        else:
-            unread = "not floating point" if kind in _OTHERS else f"not among {', '.join(FLOATS)}"
+        if dtype:
+            tensors = held.tensors if kind in FLOATS else held.others
+            tensors[name] = Stored(dtype, shape, partial(_mapped, path, dtype, data + begin, math.prod(shape)))
+        if kind not in FLOATS:
+            unread = "not floating point" if kind[:1] in "BIU" else f"not among {', '.join(FLOATS)}"
             held.skipped[name] = f"{kind}, {unread}"
     return held
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], offset: int, entries: int) -> Iterator[np.ndarray]:
     """Each piece is a mapping of its own: the pages of those before do not stay in memory."""
+    bits = width(dtype)
     for start, count in spans(entries):
         try:
-            raw = np.memmap(path, np.uint8, "r", offset + start * dtype.itemsize, (count * dtype.itemsize,))
+            raw = np.asarray(np.memmap(path, np.uint8, "r", offset + start * bits // 8, (count * bits // 8,)))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} changed while it was read; wait until it is written.") from error
-        yield np.asarray(raw).view(dtype)
+        if bits % 8:  # the first in the lowest bits
+            raw = np.packbits(np.unpackbits(raw, bitorder="little").reshape(-1, bits), axis=1, bitorder="little").ravel()
+        yield raw.view(dtype)
 
 
 def _read_npz(path: Path) -> Checkpoint:
-    held = Checkpoint({}, {})
+    held = Checkpoint({}, {}, {})
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             if any(not member.endswith(".npy") for member in members):
+                keras = foreign_file(path, b"") if path.suffix.lower() == ".keras" else None
                 raise CheckpointError(
-                    f"{path} is a zip file of other things than arrays; pickles (.pt, .bin) are never loaded: "
-                    "save it again as .safetensors or .npz."
+                    keras
+                    or f"{path} is a zip file of other things than arrays; pickles (.pt, .bin) are never loaded: "
+                    f"save it again as .safetensors or .npz, from PyTorch {AGAIN}."
                 )
             for member in members:
                 with archive.open(member) as file:
@@ -177,9 +195,12 @@ def _read_npz(path: Path) -> Checkpoint:
                 if dtype == np.dtype("V2"):  # what numpy writes for bfloat16, the only such dtype that is not its own
                     dtype = np.dtype(ml_dtypes.bfloat16)
                 native = dtype.newbyteorder("=")
-                if native in [np.dtype(known) for known in FLOATS.values()]:
-                    held.tensors[name] = Stored(native, shape, partial(_unzipped, path, member, dtype, shape, fortran))
+                stored = Stored(native, shape, partial(_unzipped, path, member, dtype, shape, fortran))
+                if native in _NATIVE:
+                    held.tensors[name] = stored
                 else:
+                    if native in _OTHERS:
+                        held.others[name] = stored
                     raw = "raw bytes whose format numpy did not keep" if dtype.kind == "V" else "not floating point"
                     held.skipped[name] = f"{dtype.name}, {raw}"
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:

@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-__all__ = ["FLOATS", "Checkpoint", "CheckpointError", "Stored", "pieces_of", "require_some", "shown", "spans"]
+__all__ = [
+    "COMPARED",
+    "FLOATS",
+    "Checkpoint",
+    "CheckpointError",
+    "Stored",
+    "pieces_of",
+    "require_some",
+    "shown",
+    "spans",
+    "width",
+]
 
 FLOATS: dict[str, Any] = {
     "F64": np.float64,
@@ -18,6 +29,18 @@ FLOATS: dict[str, Any] = {
     "F8_E5M2": ml_dtypes.float8_e5m2,
 }
 """The dtypes that are read, by their names in safetensors."""
+
+COMPARED: dict[str, Any] = {
+    "BOOL": np.bool_,
+    **{f"{letter}{8 * size}": np.dtype(f"{kind}{size}") for letter, kind in (("I", "i"), ("U", "u")) for size in (1, 2, 4, 8)},
+    "F4": ml_dtypes.float4_e2m1fn,
+    "F6_E2M3": ml_dtypes.float6_e2m3fn,
+    "F6_E3M2": ml_dtypes.float6_e3m2fn,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
+"""The dtypes that can be told apart though no updates are asked of them: whole numbers, and quantized weights and scales."""
 
 _PIECE = 1 << 20  # entries held at a time
 
@@ -55,14 +78,21 @@ class Checkpoint(NamedTuple):
     Attributes:
         tensors: the tensors of floats by name.
         skipped: why any other one is left out, by name.
+        others: those of them that can be compared all the same: whole numbers, quantized weights, scales.
         path: the file or folder that was read in the end.
         choice: why that one of several, as a sentence; empty if there was no choice.
     """
 
     tensors: dict[str, Stored]
     skipped: dict[str, str]
+    others: dict[str, Stored]
     path: str = ""
     choice: str = ""
+
+
+def width(dtype: np.dtype[Any]) -> int:
+    """Bits of an entry in a file, where floats of 4 and 6 bits are packed."""
+    return int(ml_dtypes.finfo(dtype).bits) if dtype.kind in "fV" else 8 * dtype.itemsize
 
 
 def spans(entries: int) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ import optax
 from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import widened
 from precisionlab.optimizers.meaning import Kept, meant_state, state_leaves
-from precisionlab.optimizers.roundings import concealed, reveal, rounding_states, rounds_state
+from precisionlab.optimizers.roundings import concealed, grid_numbers, is_grid, reveal, rounding_states, rounds_state
 from precisionlab.optimizers.sums import is_floating
 
 __all__ = ["narrowed_leaves", "with_sums"]
@@ -98,8 +98,8 @@ def with_sums(
 
 
 def _surely_nearest(node: Any) -> bool:
-    stochastic = node.grid.stochastic
-    return not isinstance(stochastic, jax.core.Tracer) and not bool(stochastic)
+    by_chance = [grid_numbers(grid)[2] for grid in jax.tree.leaves(node.grid, is_leaf=is_grid) if is_grid(grid)]
+    return all(not isinstance(mark, jax.core.Tracer) and not bool(mark) for mark in by_chance)
 
 
 def _small(inner: optax.GradientTransformationExtraArgs, params: PyTree[Array], weight: float) -> tuple[Any, Any] | None:

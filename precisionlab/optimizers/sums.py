@@ -9,6 +9,7 @@ from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
 from precisionlab.formats import FORMATS
 from precisionlab.rounding import round_to
+from precisionlab.wide import in_float64, lifted, unheld
 
 __all__ = ["apply_updates", "in_one_carrier", "is_floating", "stored_sum"]
 
@@ -56,7 +57,8 @@ def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array
 
     Args:
         params: arrays of any dtype; None leaves pass through, and integer leaves are added to as Optax does.
-        updates: the same tree.
+        updates: the same tree. NumPy's float64 is added as it is, outside of 64-bit JAX too, where parameters of that dtype
+            become float32.
 
     Returns:
         The new parameters, each leaf in its own dtype. Sums below 2^-100 in magnitude may be rounded twice (float32
@@ -79,17 +81,27 @@ def apply_updates(params: PyTree[Array], updates: PyTree[Array]) -> PyTree[Array
     def leaf(path: Any, w: Any, u: Any) -> Any:
         if w is None or u is None:
             return w
-        w, u = jnp.asarray(w), jnp.asarray(u)
+        w, u = (x if unheld(x) is not None else jnp.asarray(x) for x in (w, u))
         if w.shape != u.shape:
             where = jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
             raise ValueError(f"apply_updates: at {where}, the update has shape {u.shape} and the parameter {w.shape}.")
-        if not is_floating(w) or w.dtype.name not in FORMATS or w.dtype.name in CARRIERS:
+        if is_floating(w) and is_floating(u) and not (isinstance(w, jax.Array) and isinstance(u, jax.Array)):
+            dtype = jax.dtypes.canonicalize_dtype(w.dtype)
+            return in_float64(lambda: _rounded_once(lifted(w), lifted(u), dtype)).astype(dtype)
+        w, u = jnp.asarray(w), jnp.asarray(u)
+        plain = w.dtype.name in CARRIERS and not (is_floating(u) and u.dtype.itemsize > w.dtype.itemsize)
+        if not is_floating(w) or w.dtype.name not in FORMATS or plain:
             with jax.numpy_dtype_promotion("standard"):
                 return jnp.asarray(w + (widened(u) if is_floating(u) else u)).astype(w.dtype)
-        wide, step = in_one_carrier(w, u)
-        return round_to(_sum_to_odd(wide, uncontracted(step)), FORMATS[w.dtype.name]).astype(w.dtype)
+        return _rounded_once(w, u, w.dtype).astype(w.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, params, updates, is_leaf=lambda node: node is None)
+
+
+def _rounded_once(w: Array, u: Array, dtype: Any) -> Array:
+    """The value of a dtype nearest to w + u, in the carrier of the sum."""
+    wide, step = in_one_carrier(w, u)
+    return round_to(_sum_to_odd(wide, uncontracted(step)), FORMATS[dtype.name])
 
 
 def _sum_to_odd(a: Array, b: Array) -> Array:
