@@ -1,8 +1,8 @@
 """Complex arithmetic, factorizations and Fourier transforms as one would write them down: entry by entry, in NumPy on the host.
 
 `rounds` is one rounding of float64 arrays: every function rounds after each operation on real numbers, which float64 does with
-room to spare. Entries lose their terms in the order in which the columns become known, which is written here from the left (what
-an entry loses), and in the library from the right (whom a column takes from).
+room to spare. Entries lose their terms in the order in which the columns become known, which is written here from the left
+(what an entry loses), and in the library from the right (whom a column takes from).
 """
 
 from collections.abc import Callable

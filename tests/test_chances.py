@@ -142,10 +142,11 @@ def test_exact_sums_have_the_bits_of_round_to(name: str) -> None:
         cases.assert_same(found, pl.round_to(a + b, fmt, mode, key=key))
 
 
+SMALL = [("bfloat16", -(2.0**-26)), ("bfloat16", 2.0**-27), ("float32", -(2.0**-29)), ("float32", 2.0**-33), ("float16", 2.0**-26)]
+
+
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
-@pytest.mark.parametrize(
-    ("name", "u"), SMALL
-)
+@pytest.mark.parametrize(("name", "u"), SMALL)
 def test_an_update_that_the_carrier_drops_arrives_in_the_mean(name: str, u: float, jitted: bool) -> None:
     """Products too, which a compiler would contract; the bound is 5 standard deviations of the number of moves."""
     fmt, entries = FORMATS[name], 2**18
