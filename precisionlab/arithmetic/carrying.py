@@ -73,7 +73,7 @@ def carried(x: Any, dtype: Any, carrier: Any) -> Any:
 def is_on_host(*arrays: Any) -> bool:
     """Whether these are numbers that there are already, rather than traced ones, in dtypes that NumPy itself has."""
     return not any(isinstance(array, Tracer) for array in arrays) and all(
-        isinstance(array.dtype, np.dtype) and array.dtype.kind in "biuf" for array in arrays
+        isinstance(array.dtype, np.dtype) and array.dtype.kind in "biufc" for array in arrays
     )
 
 

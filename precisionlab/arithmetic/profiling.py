@@ -13,6 +13,7 @@ own where that changed something. Control flow follows the simulation: both prog
 
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,9 @@ from precisionlab.primitives import EXACT, ROUNDED
 from precisionlab.rules import Rules
 
 __all__ = ["error_profile"]
+
+
+_HERE = str(Path(__file__).parent)
 
 
 class _Label(NamedTuple):
@@ -182,10 +186,10 @@ def _operation(label: _Label, counts: Counts, turn: int) -> Operation:
 
 
 def _source(frame: Frame) -> str:
-    """File, line and function, of the innermost equation that has them: what JAX's own functions do is their caller's."""
+    """File, line and function, of the innermost equation that has them: what JAX's and our functions do is their caller's."""
     for source in reversed(frame.sources):
         summary = source_info_util.summarize(source)
-        if source.traceback is not None and summary not in ("", "unknown"):
+        if source.traceback is not None and summary not in ("", "unknown") and not summary.startswith(_HERE):
             path, _, place = summary.rpartition("/")
             return place if path else summary
     return "-"

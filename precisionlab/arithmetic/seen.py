@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.carrying import is_on_host
@@ -74,6 +75,8 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
     the simulation has infinity or NaN and the float64 program a number. Which operands an entry has is known where they have
     its shape; elsewhere (sums, products of matrices) an operand that is broken anywhere counts as broken.
 
+    Complex numbers count as their parts.
+
     Args:
         simulated: the rounded result, in float64.
         exact: the result of the float64 program.
@@ -84,6 +87,9 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
     if np.iscomplexobj(simulated):  # the entries are those of both parts
         simulated, exact, local = map(_parted, (simulated, exact, local))
         operands = [(_parted(mine), _parted(theirs)) for mine, theirs in operands]
+    simulated, exact, local = map(_in_parts, (simulated, exact, local))
+    named = None if named is None or named.shape != simulated.shape else named
+    operands = [(_in_parts(mine), _in_parts(theirs)) for mine, theirs in operands]
     there = [array for array in (simulated, exact, local, named, *sum(operands, ())) if array is not None]
     if not is_on_host(*there):
         return _sums(jnp, simulated, exact, local, operands, named)
@@ -95,6 +101,13 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
 def _parted(x: Any) -> Any:
     xp = np if is_on_host(x) else jnp
     return xp.stack([xp.real(x), xp.imag(x)])
+
+
+def _in_parts(x: Any) -> Any:
+    """Complex numbers as their real parts and then their imaginary ones, which are rounded each by itself."""
+    if not jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x
+    return np.stack([np.real(x), np.imag(x)]) if not isinstance(x, Tracer) else jnp.stack([jnp.real(x), jnp.imag(x)])
 
 
 def _sums(xp: Any, simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[Any, Any]], named: Any) -> Seen:

@@ -18,7 +18,12 @@ __all__ = ["in_float64", "moved"]
 def in_float64(eqn: Any, arrays: list[Any]) -> list[Any]:
     """The results of an equation on float64 values."""
     compute = _NUMPY.get(eqn.primitive.name)
-    if compute is not None and is_on_host(*arrays) and all(is_float(var.aval.dtype) for var in eqn.outvars):
+    if (
+        compute is not None
+        and is_on_host(*arrays)
+        and not any(array.dtype.kind == "c" for array in arrays)
+        and all(is_float(var.aval.dtype) for var in eqn.outvars)
+    ):
         with np.errstate(all="ignore"):
             result = compute(eqn.params, *map(np.asarray, arrays))
         if result is not None:
