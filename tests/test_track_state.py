@@ -12,6 +12,7 @@ import pytest
 import precisionlab as pl
 from precisionlab.fates import NO_GAP
 from precisionlab.optimizers import Record, kahan, master_weights, round_state, stagnation, track
+from precisionlab.optimizers.meaning import meant_state
 from precisionlab.packing import PackedTallies
 from tests import cases
 from tests.recount import COUNTS, exponents, recount, wide
@@ -457,3 +458,18 @@ def test_what_cannot_be_made_again_is_made_in_float64() -> None:
     found = pl.by_path(stagnation(state).state.tally)["w"]
     # Above the diagonal nothing is added, on it about 1, below it what 2^20 does not see.
     assert (int(found.zero), int(found.landed), int(found.swamped)) == (6, 4, 6)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_noise_is_meant_as_it_was_drawn(double: bool) -> None:
+    """Normal numbers of bfloat16 are not those of float32 rounded, so a wider draw would be another update."""
+    eta, key = 0.25, jax.random.key(3)
+    optimizer = optax.with_extra_args_support(optax.chain(optax.add_noise(eta, 0.5, key), optax.trace(0.5)))
+    params = {"w": jnp.full(64, 0.375, jnp.bfloat16)}
+    *_, meant = meant_state(optimizer, params, optimizer.init(params), params, {}, double=double)
+    # The first update adds normal numbers of variance eta, from the second of two keys and then one for each leaf.
+    drawn = optax.tree.random_like(jax.random.split(key)[1], params, jax.random.normal)["w"]
+    assert drawn.dtype == jnp.bfloat16
+    expected = 0.375 + eta**0.5 * np.asarray(drawn, np.float64)
+    assert meant.dtype == (jnp.float64 if double else jnp.float32)
+    np.testing.assert_allclose(np.asarray(meant, np.float64), expected, rtol=0, atol=2.0**-22)
