@@ -142,7 +142,10 @@ def test_exact_sums_have_the_bits_of_round_to(name: str) -> None:
         cases.assert_same(found, pl.round_to(a + b, fmt, mode, key=key))
 
 
-SMALL = [("bfloat16", -(2.0**-26)), ("bfloat16", 2.0**-27), ("float32", -(2.0**-29)), ("float32", 2.0**-33), ("float16", 2.0**-26)]
+SMALL = [
+    ("bfloat16", -(2.0**-26)), ("bfloat16", 2.0**-27), ("float32", -(2.0**-29)), ("float32", 2.0**-33),
+    ("float16", 2.0**-26),
+]
 
 
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
