@@ -8,7 +8,19 @@ primitive that stands nowhere here is asked for what it is made of (`arithmetic/
 
 from jax.extend.core import primitives
 
-__all__ = ["EXACT", "EXPANDED", "FACTORIZATIONS", "FLIPS_SIGN", "KNOWN", "OPAQUE", "PRODUCTS", "ROUNDED", "SAMPLERS", "STRUCTURAL", "WITHOUT_FLOATS"]
+__all__ = [
+    "EXACT",
+    "EXPANDED",
+    "FACTORIZATIONS",
+    "FLIPS_SIGN",
+    "KNOWN",
+    "OPAQUE",
+    "PRODUCTS",
+    "ROUNDED",
+    "SAMPLERS",
+    "STRUCTURAL",
+    "WITHOUT_FLOATS",
+]
 
 # fmt: off
 EXACT = frozenset({

@@ -109,7 +109,11 @@ def expansion_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., Any] | None:
     dtypes = [var.aval.dtype for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "dtype")]
     if name in COMPLEX and any(map(is_complex, dtypes)):
         return COMPLEX[name](eqn)
-    if name not in EXPANSIONS or is_named(arithmetic.formats, name) or not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+    if (
+        name not in EXPANSIONS
+        or is_named(arithmetic.formats, name)
+        or not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
+    ):
         return None
     return EXPANSIONS[name](eqn, arithmetic)
 

@@ -101,5 +101,3 @@ def twiddles(m: int, backwards: bool) -> np.ndarray:
         return complex(c + 0.0, sign * s + 0.0)
 
     return np.array([root(j) for j in range(max(1, m // 2))])
-
-
