@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import widened
@@ -57,11 +58,11 @@ def narrowed_leaves(
         if mark and place is not None and (by_chance if place.grid is not None else leaf.dtype.itemsize >= 4)
     ]
     level, slope, weight = _UNEVEN
-    if asked:
-        small = _small(inner, params, weight)
-        probes = None if small is None else _made(inner, *small, asked, level, slope)
-        for index in asked if probes is not None else ():
-            meant, own = (side[index] for side in probes)
+    small = _small(inner, params, weight) if asked else None
+    probes = None if small is None else _made(inner, small[0], small[1], asked, level, slope)
+    if probes is not None:
+        for index in asked:
+            meant, own = probes[0][index], probes[1][index]
             if np.isfinite(meant).all() and np.isfinite(own).all() and meant.any():
                 found[index] = np.max(np.abs(own - meant)) > _SAME * np.max(np.abs(meant))
     return jnp.asarray(found)
@@ -89,17 +90,20 @@ def with_sums(
     ]
     small = _small(inner, params, _UNEVEN[2]) if places else None
     sums = np.zeros(len(told), bool)
-    for index in places if small is not None else ():
-        made = [_made(inner, *small, [index], level, _UNEVEN[1]) for level in _LEVELS]
-        if all(sides is not None for sides in made):
-            added = [float(sides[0][index]) - level for sides, level in zip(made, _LEVELS, strict=True)]
+    if small is None:
+        return kept
+    for index in places:
+        made = [_made(inner, small[0], small[1], [index], level, _UNEVEN[1]) for level in _LEVELS]
+        known = [sides for sides in made if sides is not None]
+        if len(known) == len(_LEVELS):
+            added = [float(sides[0][index]) - level for sides, level in zip(known, _LEVELS, strict=True)]
             sums[index] = np.ptp(added) <= 2.0**-40 * max(map(abs, (*added, *_LEVELS)))
     return Kept(*(jnp.where(sums, 1, column) for column in kept)) if sums.any() else kept
 
 
 def _surely_nearest(node: Any) -> bool:
     by_chance = [grid_numbers(grid)[2] for grid in jax.tree.leaves(node.grid, is_leaf=is_grid) if is_grid(grid)]
-    return all(not isinstance(mark, jax.core.Tracer) and not bool(mark) for mark in by_chance)
+    return all(not isinstance(mark, Tracer) and not bool(mark) for mark in by_chance)
 
 
 def _small(inner: optax.GradientTransformationExtraArgs, params: PyTree[Array], weight: float) -> tuple[Any, Any] | None:

@@ -211,7 +211,8 @@ def _fitting(record: Record, told: Sequence[bool]) -> Record:
     if seen is None or (seen.tally.fates.shape[0] == count and (seen.told is not None) == any(told)):
         return record
     tallies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), tuple(seen[:4]))
-    return record._replace(state=StateRecord(*tallies, None, seen.kept, _marks(told), start_window(count), seen.narrowed))
+    named = dict(zip(StateRecord._fields, tallies, strict=False))
+    return record._replace(state=seen._replace(**named, told=_marks(told), window=start_window(count)))
 
 
 def _nonzero_gradients(event: Event) -> Array:
