@@ -5,6 +5,7 @@ what another order of operations changes), and in bfloat16 it runs. Warnings are
 """
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,12 +17,25 @@ from precisionlab import BFLOAT16, simulate
 from tests.surface import MODULES, Call, calls
 
 SAMPLE = [
-    "jnp.linalg.inv", "jnp.fft.irfft", "jnp.polyval", "jnp.searchsorted", "jnp.angle", "jnp.histogram", "jax.nn.gelu",
-    "jax.nn.scaled_matmul", "lax.reduce_window", "lax.ragged_dot", "lax.cumlogsumexp", "lax.top_k", "lax.erf_inv", "lax.scan",
-    "lax.linalg.lu", "jax.scipy.special.ndtri", "jax.scipy.linalg.expm", "jax.random.choice",
+    "jnp.fft.irfft", "jnp.polyval", "jnp.searchsorted", "jnp.angle", "jax.nn.gelu", "jax.nn.scaled_matmul", "lax.reduce_window",
+    "lax.ragged_dot", "lax.cumlogsumexp", "lax.top_k", "lax.erf_inv", "lax.linalg.lu",
 ]  # fmt: skip
 ADRIFT = {"jnp.empty", "jnp.empty_like", "lax.empty"}
 """Functions whose result is whatever lies in memory."""
+
+
+NO_FUNCTIONS_OF_NUMBERS = {
+    "jax.random.PRNGKey", "jax.random.key", "jax.random.key_dtype", "jax.random.key_impl", "jax.random.wrap_key_data",
+    "jax.scipy.linalg.hadamard", "jnp.array_str", "jnp.from_dlpack", "jnp.get_printoptions", "jnp.promote_types",
+    "jnp.ravel_multi_index", "jnp.result_type", "jnp.set_printoptions", "jnp.unpackbits",
+    "lax.ConvGeneralDilatedDimensionNumbers", "lax.PrecisionLike", "lax.after_all", "lax.axis_size",
+    "lax.conv_dimension_numbers", "lax.conv_general_permutations", "lax.conv_general_shape_tuple",
+    "lax.conv_shape_tuple", "lax.conv_transpose_shape_tuple", "lax.create_token", "lax.dce_sink", "lax.dtype",
+    "lax.empty", "lax.linalg.lu_pivots_to_permutation", "lax.padtype_to_pads", "lax.pbroadcast", "lax.pcast",
+    "lax.precv", "lax.psend", "lax.pshuffle", "lax.psum_scatter_start", "lax.ragged_all_to_all", "lax.reduce_and",
+    "lax.reduce_or", "lax.reduce_window_shape_tuple", "lax.reduce_xor", "lax.with_sharding_constraint",
+}  # fmt: skip
+"""What makes keys, shapes or tokens, reads files, or moves things between devices."""
 
 
 def kinds(call: Call) -> dict[str, tuple[Any, tuple[Any, ...]]]:
@@ -50,18 +64,19 @@ def _traces(function: Any, arrays: Any) -> bool:
     return True
 
 
-def check(call: Call) -> list[str]:
-    """What is wrong with a function inside `simulate`."""
+def check(call: Call, thoroughly: bool = True) -> list[str]:
+    """What is wrong with a function inside `simulate`; all but its value in float32 is only traced, if not thoroughly."""
     wrong = []
     for kind, (function, arrays) in kinds(call).items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            want = jax.jit(function)(*arrays)
+        run = jax.jit if thoroughly else partial(partial, jax.eval_shape)
         try:
-            got = jax.jit(simulate(function, None))(*arrays)
-            narrow = jax.jit(simulate(function, BFLOAT16))(*arrays)
+            narrow = run(simulate(function, BFLOAT16))(*arrays)
+            got = (jax.jit if kind == "value" else run)(simulate(function, None))(*arrays)
         except Exception as error:  # all of them belong in the list
             wrong.append(f"{call.name} ({kind}): {type(error).__name__}: {str(error)[:200]}")
+            continue
+        want = _native(function, arrays)
+        if want is None or not (thoroughly or kind == "value"):
             continue
         for mine, its, coarse in zip(*map(jax.tree.leaves, (got, want, narrow)), strict=True):
             assert (mine.shape, mine.dtype) == (its.shape, its.dtype) == (coarse.shape, coarse.dtype), call.name
@@ -75,11 +90,21 @@ def check(call: Call) -> list[str]:
     return wrong
 
 
+def _native(function: Any, arrays: Any) -> Any:
+    """What JAX computes; None where this platform has no such primitive (scaled_matmul on the CPU, in some releases)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return jax.jit(function)(*arrays)
+        except NotImplementedError:
+            return None
+
+
 @pytest.mark.parametrize("name", SAMPLE)
 def test_public_functions(name):
     (call,) = calls(name)
     assert isinstance(call, Call)
-    assert check(call) == []
+    assert check(call, thoroughly=False) == []
 
 
 @pytest.mark.slow
@@ -90,7 +115,6 @@ def test_every_public_function(module):
     assert [line for call in found for line in check(call)] == []
 
 
-def test_hardly_any_function_is_without_arguments():
-    """What is left over makes keys, reads files or computes shapes."""
-    left = [call for call in calls() if isinstance(call, str)]
-    assert len(left) <= 40, left
+@pytest.mark.slow
+def test_no_function_is_without_arguments():
+    assert {call for call in calls() if isinstance(call, str)} <= NO_FUNCTIONS_OF_NUMBERS
