@@ -85,6 +85,11 @@ def test_nothing_is_named_where_nothing_happened():
     assert all(row.introduced == 0 for row in profile.operations)
 
 
+def test_what_follows_is_no_origin():
+    profile = error_profile(lambda x: jnp.log(x * 1e5) - x * 1e5, FLOAT16)(ONES)
+    assert {row.primitive for row in profile.operations if row.nonfinite} == {"constant 1e+05"}
+
+
 def test_scope_and_place_of_a_constant():
     profile = error_profile(in_scope, FLOAT16)(ZEROS)
     constant, quotient = profile.first_underflow, profile.first_nonfinite
