@@ -57,10 +57,10 @@ ROUNDED = EXPANDED | FACTORIZATIONS | frozenset({
 
 OPAQUE = frozenset({
     "bitcast", "buffer_callback", "call_exported", "core_map", "create_linear", "csr_spmm", "csr_spmv", "custom_lin",
-    "ffi_call", "io_callback", "mpmd_map", "pallas_call", "pure_callback", "roll", "run_scoped", "spsolve", "stage",
-    "xla_metadata_call",
+    "ffi_call", "io_callback", "mpmd_map", "pallas_call", "pure_callback", "roll", "run_scoped", "select_and_scatter",
+    "spsolve", "stage", "xla_metadata_call",
 })
-"""Programs for other machinery than JAX's own, or for Python: what they do inside is not known."""
+"""Programs for other machinery than JAX's own, or for Python, or of choices that no rule here knows."""
 
 WITHOUT_FLOATS = frozenset({
     "after_all", "and", "axis_index", "check", "clz", "create_token", "dim_as_value", "dimension_size", "from_edtype",

@@ -29,7 +29,8 @@ from precisionlab.arithmetic.equations import (
     weakly_typed,
 )
 from precisionlab.arithmetic.frames import Arithmetic, Frame, Held
-from precisionlab.arithmetic.walking import finished, handler_of, raw, walk
+from precisionlab.arithmetic.passing import finished, raw
+from precisionlab.arithmetic.walking import handler_of, walk
 from precisionlab.primitives import EXACT, KNOWN, ROUNDED
 from precisionlab.rules import Rules, argument_matches, is_named, is_strict, named_primitives, scope_matches
 
