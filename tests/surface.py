@@ -184,6 +184,10 @@ GIVEN: dict[str, Callable[[], Callable[..., Any] | tuple[Callable[..., Any], tup
     **{f"lax.{name}": partial(_over_axis, name) for name in _COLLECTIVES},
     **{f"lax.arg{end}": partial(_over_first, f"arg{end}") for end in ("max", "min")},
     **{f"lax.reduce_{kind}": partial(_over_first, f"reduce_{kind}") for kind in ("max", "min", "prod", "sum")},
+    "lax.axis_index": lambda: (
+        jax.vmap(lambda x: x * lax.axis_index("i").astype(jnp.float32), axis_name="i"),
+        (M[:2],),
+    ),
     "lax.broadcast": lambda: (lambda x: lax.broadcast(x, (2,)), (V,)),
     "lax.index_take": lambda: (lambda x: lax.index_take(x, (N,), (0,)), (V,)),
     "lax.platform_dependent": lambda: (lambda x: lax.platform_dependent(x, default=jnp.sin), (V,)),
