@@ -190,13 +190,13 @@ def assert_the_same(name: str, dtype: Any, every: int, state: bool | None) -> No
     assert len(jax.tree.leaves(record.tally, is_leaf=lambda node: hasattr(node, "landed"))) == (4 if name == "lookahead" else 2)
 
 
-QUICK = ["sophia", "add_noise", "muon", "lbfgs", "adafactor", "scale_by_sm3", "inject_hyperparams", "dpsgd", "identity"]
+QUICK = ["sophia", "add_noise", "dpsgd"]
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_updates_and_states_are_the_same(name: str) -> None:
     index = QUICK.index(name)
-    assert_the_same(name, (jnp.bfloat16, jnp.float32)[index % 2], (1, 3)[index // 2 % 2], True)
+    assert_the_same(name, (jnp.float32, jnp.bfloat16)[index % 2], (1, 3)[index % 2], True)
 
 
 @pytest.mark.slow
