@@ -22,9 +22,10 @@ from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.remaking import remade
-from precisionlab.optimizers.roundings import Grid, concealed, reveal, rounds_state, rounds_weights
+from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.optimizers.widening import wide
+from precisionlab.rules import Rules
 
 __all__ = ["Kept", "Leaf", "kept_alone", "meant_leaves", "meant_state", "state_leaves"]
 
@@ -35,7 +36,7 @@ class Leaf(NamedTuple):
     Attributes:
         path: its key path.
         grid: the `Grid` that a rounding inside the optimizer keeps it on, or the dtype's `Own`; None where none does.
-        narrow: whether it is stored narrower than float32, in its dtype or on its grid.
+        narrow: whether it is stored narrower than float32, or rounded inside the optimizer.
     """
 
     path: Any
@@ -78,7 +79,7 @@ def state_leaves(state: Any) -> list[Leaf | None]:
                         found.extend([None] * len(jax.tree.leaves(field)))
             elif is_floating(held) and jax.tree_util.GetAttrKey("hyperparams") not in where:
                 grid = grids[len(found) - start] if grids else None
-                found.append(Leaf(where, grid, isinstance(grid, Grid) or held.dtype.itemsize < 4))
+                found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
             else:
                 found.append(None)
 
@@ -109,7 +110,6 @@ def meant_state(
     Returns:
         The leaves of the new state, floating ones in float32 or float64.
     """
-
     every = range(len(jax.tree.leaves(state)))
     return meant_leaves(inner, updates, reveal(state), params, extra, every, double=double)
 
@@ -124,13 +124,9 @@ def meant_leaves(
     *,
     double: bool = False,
 ) -> list[Array]:
-    """Some leaves of the state that `inner.update` leaves, as `meant_state` makes all of them; of the program only what they need.
+    """Some leaves of the state that `inner.update` leaves, made as `meant_state` makes all of them.
 
-    Roundings in the state are made as they are; ask them for what they mean by `reveal`.
-
-    Args:
-        inner, updates, state, params, extra, double: as in `meant_state`.
-        places: the numbers of the leaves among those of the new state.
+    Of the program only what they need is made. Roundings in the state are made as they are, unless `reveal` asks them.
     """
 
     def made(*given: Any) -> Any:
@@ -159,7 +155,9 @@ def meant_leaves(
 
 def _unrounded(fun: Callable[..., Any], args: Sequence[Any], double: bool) -> list[Array]:
     """The leaves of a function's result, made again with every operation in a wide carrier and no result narrowed."""
-    arithmetic = arithmetic_of("track", FLOAT64 if double else FLOAT32, nearest_even, None, jnp.float64 if double else None)
+    arithmetic = arithmetic_of(
+        "track", Rules(FLOAT64 if double else FLOAT32, strict=True), nearest_even, None, jnp.float64 if double else None
+    )
     program = program_of("track", fun, tuple(args), {}, arithmetic)
     values = iter(program.run(Frame(arithmetic, operate, words=None), program.arrays))
     return [next(values).array if moves else leaf for leaf, moves in zip(program.results, program.moving, strict=True)]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precisionlab._typing import Array, Bool, Int, PRNGKeyArray

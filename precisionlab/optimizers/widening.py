@@ -1,4 +1,4 @@
-"""An update made wide: what is stored narrow goes into the optimizer as float32, so that nothing on the way is rounded to it."""
+"""An update made wide: what is stored narrow goes into the optimizer as float32, and nothing on the way is rounded to it."""
 
 from typing import Any
 
