@@ -24,6 +24,7 @@ import optax
 from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from precisionlab.ages import Ages, start_ages, update_ages
 from precisionlab.arithmetic import Accumulation, simulate
+from precisionlab.arithmetic.chances import carried_sum, round_sum
 from precisionlab.blocks import BlockFormat, round_blocks
 from precisionlab.carriers import CARRIERS, FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, uncontracted, widened
 from precisionlab.checks import require_fits
@@ -160,7 +161,7 @@ def make_step(
         loss: `loss(params, batch)` gives a scalar; it sees float32 parameters (float64 ones if they are float64).
         optimizer: any Optax optimizer, learning rate included.
         modes: one rounding mode for every site, or a `Policy` of modes (None there means nearest_even; `compute` also takes
-            `Rules` of modes).
+            `Rules` of modes). A stochastic one rounds weights in proportion to the exact sum of weight and update.
         every: read the fates of one update in `every`.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         dtypes: a `Policy` of native dtypes for `weights`, `gradients` and `updates`: arrays are then really stored in them,
@@ -235,7 +236,8 @@ def make_step(
         if finite is not None:
             updates = select_step(finite, updates, jax.tree.map(jnp.zeros_like, updates))
         kept = _store(at("updates", updates), native.updates)
-        moved = at("weights", jax.tree.map(lambda w, u: w + uncontracted(u), weights, kept))
+        at_weights = formats.weights, site_modes.weights, jax.random.fold_in(key, _SITES["weights"])
+        moved = _moved(weights, kept, *at_weights)
         params = moved if native.weights is None else jax.tree.map(lambda leaf: leaf.astype(native.weights), moved)
         if finite is not None:
             params, inner = select_step(finite, (params, inner), (state.params, state.optimizer))
@@ -287,6 +289,21 @@ def _round_site(tree: PyTree[Array], fmt: Format | BlockFormat | None, mode: Mod
         return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, None) for leaf in leaves])
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, keys[i]) for i, leaf in enumerate(leaves)])
+
+
+def _moved(weights: Any, updates: Any, fmt: Format | BlockFormat | None, mode: Mode, key: PRNGKeyArray) -> PyTree[Array]:
+    """The weights and their updates, added and rounded: under stochastic modes in proportion to the exact sum."""
+    if fmt is None or not isinstance(mode, Stochastic):
+        return _round_site(jax.tree.map(lambda w, u: w + uncontracted(u), weights, updates), fmt, mode, key)
+    leaves, structure = jax.tree.flatten(weights)
+    rows = zip(leaves, structure.flatten_up_to(updates), jax.random.split(key, len(leaves)), strict=True)
+    return jax.tree.unflatten(structure, [_rounded_sum(w, u, fmt, mode, bits) for w, u, bits in rows])
+
+
+def _rounded_sum(w: Array, u: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArray) -> Array:
+    if isinstance(fmt, Format):
+        return round_sum(w, u, fmt, mode, key=key)
+    return _rounded(carried_sum(w, u, mode, key=jax.random.fold_in(key, 0)), fmt, mode, key)
 
 
 def _rounded(leaf: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArray | None) -> Array:

@@ -5,9 +5,11 @@
     BFLOAT16                        every leaf; but where some are stored in bfloat16, it is theirs, and others keep their own
 
 The last law serves both ways to hold narrow weights. Simulated ones are float32 arrays throughout, and all of them are meant.
-Stored ones are bfloat16 arrays, and a float32 array beside them was left in float32 on purpose: a norm, say.
+Stored ones are bfloat16 arrays, and a float32 array beside them was left in float32 on purpose: a norm, say. What an optimizer
+remembers is no choice of that kind, and a format alone is then that of every leaf (`every`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from precisionlab.optimizers.roundings import Grid, Own
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rules import scope_matches
 
-__all__ = ["Formats", "Row", "check_zeros", "formats_of", "grids_of", "rows_of"]
+__all__ = ["Formats", "Row", "check_zeros", "formats_of", "grid_of", "grids_of", "held_by", "rows_of"]
 
 Formats = Format | Mapping[str, Format | None] | None
 """What a cure takes: one format, formats by path, or None."""
@@ -52,7 +54,7 @@ def rows_of(given: Formats, where: str, updates: PyTree[Array], params: PyTree[A
 
 
 def formats_of(
-    given: Formats, paths: Sequence[Any], leaves: Sequence[Any], where: str, *, refuse: bool = False
+    given: Formats, paths: Sequence[Any], leaves: Sequence[Any], where: str, *, refuse: bool = False, every: bool = False
 ) -> list[Format | None]:
     """The format of each leaf; None for those that are not floating.
 
@@ -62,9 +64,10 @@ def formats_of(
         leaves: the leaves themselves.
         where: the name of the cure.
         refuse: also refuse patterns that match nothing.
+        every: a format alone is that of every leaf. Where a dtype does not hold it, it is what both hold.
 
     Raises:
-        ValueError: if a narrow dtype cannot hold the format of its leaf, or as `refuse` says.
+        ValueError: if a narrow dtype cannot hold the format of its leaf (but for `every`), or as `refuse` says.
     """
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
     own = [FORMATS.get(jnp.dtype(leaf.dtype).name) if is_floating(leaf) else None for leaf in leaves]
@@ -72,20 +75,32 @@ def formats_of(
         return own
     if isinstance(given, Format):
         theirs = [fmt is not None and _same_values(fmt, given) for fmt in own]
-        wanted = [given if mine or not any(theirs) else None for mine in theirs]
+        wanted = [given if every or mine or not any(theirs) else None for mine in theirs]
     else:
         wanted = [_first(given, name.split("/")) for name in names]
         if refuse:
             _refuse_unmatched(given, [name for name, fmt in zip(names, own, strict=True) if fmt is not None], where)
     found = [None if fmt is None else asked or fmt for asked, fmt in zip(wanted, own, strict=True)]
     for name, fmt, stored, leaf in zip(names, found, own, leaves, strict=True):
-        if fmt is not None and stored is not None and leaf.dtype.name not in CARRIERS and not _holds(stored, fmt):
+        if every or fmt is None or stored is None or leaf.dtype.name in CARRIERS:
+            continue
+        if not _holds(stored, fmt):
             raise ValueError(
                 f"{where}: {name or 'the array'} is stored in {leaf.dtype.name}, which does not hold the values of "
                 f"{name_of(fmt)}; leave its format out (None, each leaf in its own dtype), give formats by path, or store "
                 f"it in float32."
             )
     return found
+
+
+def grid_of(leaf: Any, fmt: Format | None, mode: Mode) -> Grid | Own | None:
+    """Where the values of a leaf lie that is rounded to a format; None if it is not."""
+    chance = isinstance(mode, Stochastic)
+    if fmt is None:
+        return None
+    if _same_values(FORMATS[jnp.dtype(leaf.dtype).name], fmt):
+        return Own(jnp.array(chance))
+    return Grid(jnp.array([fmt.precision, fmt.emin, chance], jnp.int32))
 
 
 def grids_of(given: Formats, tree: PyTree[Any], mode: Mode, where: str, *, zero: str | None = None) -> PyTree[Any]:
@@ -98,8 +113,26 @@ def grids_of(given: Formats, tree: PyTree[Any], mode: Mode, where: str, *, zero:
     formats = formats_of(given, [path for path, _ in placed], leaves, where, refuse=True)
     if zero is not None:
         check_zeros(dict(enumerate(formats)), f"{where}: {zero}")
-    chance = isinstance(mode, Stochastic)
-    return jax.tree.unflatten(structure, [_grid(leaf, fmt, chance) for leaf, fmt in zip(leaves, formats, strict=True)])
+    return jax.tree.unflatten(structure, [grid_of(leaf, fmt, mode) for leaf, fmt in zip(leaves, formats, strict=True)])
+
+
+def held_by(dtype: Any, fmt: Format) -> Format:
+    """The format itself if a dtype holds its values, else that of the values which both hold.
+
+    Example:
+        >>> from precisionlab.formats import FLOAT16, describe_numbers
+        >>> describe_numbers(held_by(jnp.bfloat16, FLOAT16))
+        'Format(precision=8, emin=-17, largest=65280.0, overflow=inf, subnormals=True, zeros=2)'
+    """
+    own = FORMATS[jnp.dtype(dtype).name]
+    if jnp.dtype(dtype).name in CARRIERS or _holds(own, fmt):
+        return fmt
+    precision = min(own.precision, fmt.precision)
+    largest = min(float(own.largest), float(fmt.largest))
+    exponent = math.frexp(largest)[1] - precision
+    largest = math.ldexp(math.floor(math.ldexp(largest, -exponent)), exponent)
+    finest = max(_finest(own), _finest(fmt))
+    return fmt._replace(precision=precision, emin=finest + precision - 1, largest=largest, subnormals=True)
 
 
 def check_zeros(given: Any, what: str) -> None:
@@ -111,14 +144,6 @@ def check_zeros(given: Any, what: str) -> None:
     for fmt in given.values() if isinstance(given, Mapping) else [given]:
         if fmt is not None and fmt.zeros == 0:
             raise ValueError(f"{what} starts at zero, and {name_of(fmt)} has none; choose a format with a zero.")
-
-
-def _grid(leaf: Any, fmt: Format | None, chance: bool) -> Grid | Own | None:
-    if fmt is None:
-        return None
-    if _same_values(FORMATS[jnp.dtype(leaf.dtype).name], fmt):
-        return Own(jnp.array(chance))
-    return Grid(jnp.array([fmt.precision, fmt.emin, chance], jnp.int32))
 
 
 def _first(formats: Mapping[str, Format | None], names: Sequence[str]) -> Format | None:
@@ -146,12 +171,14 @@ def _same_values(one: Format, other: Format) -> bool:
 
 
 def _holds(stored: Format, fmt: Format) -> bool:
-    def finest(held: Format) -> int:
-        return held.emin - held.precision + 1 if held.subnormals else held.emin
-
     return (
         stored.precision >= fmt.precision
-        and finest(stored) <= finest(fmt)
+        and _finest(stored) <= _finest(fmt)
         and float(stored.largest) >= float(fmt.largest)
         and (stored.zeros > 0 or fmt.zeros == 0)
     )
+
+
+def _finest(fmt: Format) -> int:
+    """The exponent of the smallest value above zero."""
+    return fmt.emin - fmt.precision + 1 if fmt.subnormals else fmt.emin

@@ -25,7 +25,7 @@ from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.remaking import remade
-from precisionlab.optimizers.roundings import Grid, concealed, reveal, rounds_state, rounds_weights
+from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.optimizers.widening import wide
 from precisionlab.rules import Rules
@@ -39,7 +39,7 @@ class Leaf(NamedTuple):
     Attributes:
         path: its key path.
         grid: the `Grid` that a rounding inside the optimizer keeps it on, or the dtype's `Own`; None where none does.
-        narrow: whether it is stored narrower than float32, in its dtype or on its grid.
+        narrow: whether it is stored narrower than float32, or rounded inside the optimizer.
     """
 
     path: Any
@@ -82,7 +82,7 @@ def state_leaves(state: Any) -> list[Leaf | None]:
                         found.extend([None] * len(jax.tree.leaves(field)))
             elif is_floating(held) and jax.tree_util.GetAttrKey("hyperparams") not in where:
                 grid = grids[len(found) - start] if grids else None
-                found.append(Leaf(where, grid, isinstance(grid, Grid) or held.dtype.itemsize < 4))
+                found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
             else:
                 found.append(None)
 

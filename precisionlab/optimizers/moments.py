@@ -15,13 +15,12 @@ from precisionlab._typing import Array, Int, PRNGKeyArray, PyTree
 from precisionlab.carriers import widened
 from precisionlab.formats import FORMATS, Format
 from precisionlab.modes import Mode, Stochastic, nearest_even
-from precisionlab.optimizers.choosing import Formats, formats_of, grids_of
+from precisionlab.optimizers.choosing import Formats, formats_of, grid_of, held_by
 from precisionlab.optimizers.meaning import meant_leaves
 from precisionlab.optimizers.roundings import (
     Revealed,
     check_optimizer,
     check_rounding,
-    is_grid,
     leaf_key,
     step_key,
     unwrap,
@@ -67,9 +66,9 @@ def round_state(
 
     Args:
         optimizer: any Optax gradient transformation.
-        fmt: the format of the moments: one, by their paths in the optimizer's state ("nu", "mu/kernel"), or None for each
-            leaf's own dtype, as `round_params` takes it; one that saturates or has infinities, or else what overflows becomes
-            NaN.
+        fmt: the format of the moments: one for all, by their paths in the optimizer's state ("nu", "mu/kernel"; the others in
+            their own dtypes), or None for each leaf's own dtype; one that saturates or has infinities, or else what overflows
+            becomes NaN.
         mode: how they are rounded.
         seed: for stochastic modes; bits derive from (seed, number of the update, leaf), so that a resumed run repeats them.
 
@@ -80,7 +79,7 @@ def round_state(
 
     Raises:
         TypeError: if optimizer is no gradient transformation, fmt no format, mapping or None, or mode not a function.
-        ValueError: if a format's numbers are wrong; at `init`, if a pattern matches nothing, a dtype cannot hold its format, or
+        ValueError: if a format's numbers are wrong; at `init`, if a pattern matches nothing, float32 cannot hold a format, or
             the optimizer does not tell which of its leaves belong to parameters.
 
     Example:
@@ -112,21 +111,24 @@ def round_state(
         stored = jax.tree.leaves(jax.eval_shape(inner.init, params))
         places = places_of(jax.tree.unflatten(structure, leaves))
         narrow = [leaves[place].astype(stored[place].dtype) for place in places]
-        begun, nothing = jax.tree.unflatten(structure, _with(leaves, places, narrow)), [None] * len(leaves)
+        begun = jax.tree.unflatten(structure, _with(leaves, places, narrow))
+        formats = formats_at(begun, places, refuse=True)
         # By number: a second tree with the state's names would confuse those who search it.
-        held = jax.tree.unflatten(structure, _with(nothing, places, narrow))
-        grids = jax.tree.leaves(grids_of(fmt, held, mode, "round_state"), is_leaf=is_grid)
-        grid = tuple(_with(nothing, places, grids))
+        grids = [grid_of(leaf, asked, mode) for leaf, asked in zip(narrow, formats, strict=True)]
+        grid = tuple(_with([None] * len(leaves), places, grids))
         found = rounded(begun, places, [leaves[place] for place in places], keys_of(0, places))
         return RoundStateState(jax.tree.unflatten(structure, _with(leaves, places, found)), jnp.int32(0), grid)
 
     def rounded(before: Any, places: Sequence[int], values: Sequence[Array], keys: Sequence[Any]) -> list[Array]:
         """New values of some leaves of a state, on their grids, in the dtypes in which those are stored."""
-        held = jax.tree_util.tree_leaves_with_path(before)
-        mine = [held[place] for place in places]
-        formats = formats_of(fmt, [path for path, _ in mine], [leaf for _, leaf in mine], "round_state")
-        rows = zip(values, mine, formats, keys, strict=True)
-        return [_stored(value, leaf.dtype, asked, mode, key) for value, (_, leaf), asked, key in rows]
+        mine = [jax.tree.leaves(before)[place] for place in places]
+        rows = zip(values, mine, formats_at(before, places), keys, strict=True)
+        return [_stored(value, leaf.dtype, asked, mode, key) for value, leaf, asked, key in rows]
+
+    def formats_at(state: Any, places: Sequence[int], *, refuse: bool = False) -> list[Format | None]:
+        held = jax.tree_util.tree_leaves_with_path(state)
+        paths, leaves = ([held[place][side] for place in places] for side in (0, 1))
+        return formats_of(fmt, paths, leaves, "round_state", refuse=refuse, every=True)
 
     def keys_of(number: Any, places: Sequence[int]) -> list[Any]:
         key = step_key(mode, seed, number)
@@ -178,7 +180,7 @@ def _stored(value: Array, dtype: Any, fmt: Format | None, mode: Mode, key: PRNGK
     """A value rounded once, in the dtype that holds it."""
     if fmt is None or (value.dtype == dtype and fmt == FORMATS[dtype.name]):
         return value
-    return round_to(widened(value), fmt, mode, key=key).astype(dtype)
+    return round_to(widened(value), held_by(dtype, fmt), mode, key=key).astype(dtype)
 
 
 def _update_dtypes(
