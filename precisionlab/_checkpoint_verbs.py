@@ -130,7 +130,7 @@ def _say_apart(found: Mapping[str, Any]) -> None:
 @PLOT
 @JSON
 def compare(a: Path, b: Path, plot: Path | None, as_json: bool) -> None:
-    """Tell what moved from checkpoint A to checkpoint B, by the bits of their entries.
+    """Tell what moved from checkpoint A to checkpoint B, by the bits of their entries, of two dtypes by their values.
 
     Each is a .safetensors or .npz file, an index of shards, a folder with one of them, or an Orbax checkpoint
     (of a manager's steps the newest); pickles are never loaded.

@@ -129,7 +129,7 @@ def round_blocks(
         raise ValueError(f"{where}: {mode_name(mode)} rounding needs random bits; pass key=jax.random.key(seed).")
     if isinstance(array, np.ndarray):
         most = float(np.finfo(np.float32).max)
-        return in_float64(lambda: jnp.clip(round_blocks(array, block_format, axis, mode, key=key), -most, most))
+        return in_float64(lambda: jnp.clip(round_blocks(jnp.asarray(array), block_format, axis, mode, key=key), -most, most))
     random = mode.generator(check_key(key, where), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     fixed, traced = _apart(block_format)
     rounded = _round(lax.stop_gradient(array), random, traced, fixed=fixed, axis=axis, mode=mode)
@@ -160,7 +160,7 @@ def block_scales(x: Float[Array, "..."], block_format: BlockFormat, axis: int = 
     """
     array, _, axis = _check(x, block_format, axis, "block_scales")
     if isinstance(array, np.ndarray):
-        return in_float64(lambda: block_scales(array, block_format, axis))
+        return in_float64(lambda: block_scales(jnp.asarray(array), block_format, axis))
     fixed, traced = _apart(block_format)
     return _scales(lax.stop_gradient(array), traced, fixed=fixed, axis=axis)
 

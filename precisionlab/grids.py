@@ -208,7 +208,7 @@ def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
     """
     array, carrier = entered(x, fmt, "ulp")
     if isinstance(array, np.ndarray):
-        return in_float64(lambda: ulp(array, fmt))
+        return in_float64(lambda: ulp(jnp.asarray(array), fmt))
     magnitude = to_bits(array, carrier) & carrier.word(carrier.sign - 1)
     spacing = power_of_two(spacing_exponent(magnitude, fmt, carrier), carrier)
     return jnp.where(
@@ -236,7 +236,7 @@ def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array,
     """
     array, carrier = entered(x, fmt, "neighbors")
     if isinstance(array, np.ndarray):
-        return in_float64(lambda: neighbors(array, fmt))
+        return in_float64(lambda: neighbors(jnp.asarray(array), fmt))
     bits, word = to_bits(array, carrier), carrier.word
     magnitude = bits & word(carrier.sign - 1)
     negative = bits != magnitude

@@ -47,7 +47,7 @@ def landing_threshold(w: Float[Array, "..."] | float, fmt: Format) -> tuple[Floa
     array, carrier = entered(w, fmt, "landing_threshold")
     if isinstance(array, np.ndarray):
         # The smallest number of float32 that is no smaller.
-        return in_float64(lambda: tuple(round_to(u, FLOAT32, upward) for u in landing_threshold(array, fmt)))
+        return in_float64(lambda: tuple(round_to(u, FLOAT32, upward) for u in landing_threshold(jnp.asarray(array), fmt)))
     word, t = carrier.word, carrier.fraction_bits
     bits = to_bits(array, carrier)
     magnitude = bits & word(carrier.sign - 1)
@@ -98,8 +98,8 @@ def expected_lost_fraction(w: Float[Array, "..."], update_size: Float[Array, "..
         >>> float(expected_lost_fraction(w, 1e-4, BFLOAT16))
         0.5
     """
-    array, _ = entered(w, fmt, "expected_lost_fraction")
-    stored, carrier = as_carrier(round_to(array, fmt), "expected_lost_fraction")
+    entered(w, fmt, "expected_lost_fraction")
+    stored, carrier = as_carrier(round_to(w, fmt), "expected_lost_fraction")
     up, down = landing_threshold(stored, fmt)
     size = to_bits(jnp.broadcast_to(_sizes(update_size, carrier), stored.shape), carrier)
     lost_up, lost_down = size < to_bits(up, carrier), size < to_bits(down, carrier)
@@ -110,8 +110,7 @@ def _sizes(update_size: Any, carrier: Carrier) -> Array:
     """Sizes in the carrier. Rounded to odd they stay on their side of half a gap, whose last bit is even, and of the next."""
     if carrier.width == 64:
         return jnp.asarray(lifted(update_size)).astype(carrier.dtype)
-    wide = unheld(update_size)
-    if wide is not None:
-        return round_to(wide, FLOAT32, to_odd)
+    if unheld(update_size) is not None:
+        return round_to(update_size, FLOAT32, to_odd)
     sizes = jnp.asarray(update_size)
     return in_float64(lambda: round_to(sizes, FLOAT32, to_odd)) if sizes.dtype == jnp.float64 else sizes.astype(carrier.dtype)

@@ -81,7 +81,7 @@ def round_to(
             f"random bits; pass key=jax.random.key(seed)."
         )
     if isinstance(array, np.ndarray):
-        return in_float64(lambda: round_to(array, fmt, mode, key=key))  # a constant, which has no cotangent
+        return in_float64(lambda: round_to(jnp.asarray(array), fmt, mode, key=key))  # a constant, which has no cotangent
     random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     if backward is not None:
         array = _rounded_cotangent(array, backward)
