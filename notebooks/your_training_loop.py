@@ -34,7 +34,7 @@ import numpy as np
 import optax
 
 import precisionlab as pl
-from precisionlab.optimizers import advise, kahan, master_weights, round_params, stagnation, track
+from precisionlab.optimizers import advise, in_float32, kahan, master_weights, round_params, stagnation, track
 
 IN_NOTEBOOK = "ipykernel" in sys.modules
 if not IN_NOTEBOOK:
@@ -108,17 +108,7 @@ for advice in advise(stagnation(states["bfloat16"]), learning_rate=RATE, weight_
 # Three cures of the weights, and float32 for comparison. bfloat16 parameters give Optax bfloat16 moments, in which
 # 0.999 is 1; `in_float32` keeps the moments wide, and `master_weights` does so by itself.
 
-
 # %%
-def in_float32(optimizer):
-    """The same optimizer, computing and remembering in float32."""
-
-    def update(updates, state, params=None):
-        return optimizer.update(optax.tree.cast(updates, jnp.float32), state, optax.tree.cast(params, jnp.float32))
-
-    return optax.GradientTransformation(lambda params: optimizer.init(optax.tree.cast(params, jnp.float32)), update)
-
-
 adam = in_float32(optax.adamw(RATE))
 cures = {
     "stochastic": optax.chain(adam, round_params(pl.BFLOAT16, pl.stochastic)),
