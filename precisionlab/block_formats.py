@@ -5,6 +5,7 @@ What they do to a tensor is in `blocks`, and which power of two a scale is in `s
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from precisionlab.carriers import Carrier
@@ -65,6 +66,12 @@ class BlockFormat(NamedTuple):
     size: int
     tensor_scale: bool = False
     law: ScaleLaw = scale_floor
+
+
+# The law is no number: it must not be traced with the formats.
+jax.tree_util.register_pytree_node(
+    BlockFormat, lambda blocks: (tuple(blocks[:-1]), blocks.law), lambda law, numbers: BlockFormat(*numbers, law)
+)
 
 
 def powers_of_two(block_format: BlockFormat) -> bool:

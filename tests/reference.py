@@ -717,6 +717,7 @@ def _bitcast(x: np.ndarray, *, new_dtype: Any, **_: Any) -> np.ndarray:
 
 EXACT: dict[str, Callable[..., Any]] = {
     "bitcast_convert_type": _bitcast,
+    "empty2": lambda *, dtype, **_: np.zeros((), np.float64 if is_float(dtype) else dtype),  # what nobody reads
     "abs": np.abs,
     "add": lambda a, b, **_: a + b,  # of integers, like the four after it
     "sub": lambda a, b, **_: a - b,

@@ -16,6 +16,7 @@ import numpyro.distributions
 import optimistix
 import pytest
 import tinygp
+from jax import lax
 from numpyro.infer.util import log_density
 
 import precisionlab as pl
@@ -105,7 +106,7 @@ def correlated_density(a):
 
 
 def spectral_layer(a):
-    weights = a * (jnp.ones(5) + 0.1j * jnp.arange(5.0))
+    weights = jnp.asarray(a, jnp.complex64) * lax.complex(jnp.ones(5), 0.1 * jnp.arange(5.0))
     return jnp.sum(jnp.tanh(jnp.fft.irfft(jnp.fft.rfft(jnp.linspace(-1, 1, 8)) * weights, 8)) ** 2)
 
 

@@ -299,7 +299,7 @@ def test_the_state_grows_with_the_number_of_leaves_alone() -> None:
         one, two = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (plain, wrapped))
         return two - one
 
-    assert added(10, 2) == added(10_000, 2) < 150
+    assert added(10, 2) == added(10_000, 2) < 180
     assert added(10, 4) - added(10, 2) == added(10, 2) - added(10, 0) > 0
     assert added(10_000, 2, ages=True) == added(10_000, 2) + 20_001
 
@@ -474,13 +474,14 @@ def test_round_params_repeats_with_its_seed_and_resumes() -> None:
     assert all((drawn[i] != drawn[j]).any() for i in range(4) for j in range(i))
 
 
-def test_stochastic_rounding_has_the_floor_of_its_carrier() -> None:
-    """Below half a gap of float32 nothing lands whatever the bits; just above it lands as often as the sum says."""
+def test_stochastic_rounding_lands_in_proportion_also_below_the_gaps_of_its_carrier() -> None:
+    """Half a gap of float32 is lost in a float32 sum; the exact one lands as often as it says."""
     optimizer, size = round_params(pl.BFLOAT16, pl.stochastic), 2**20
     for dtype in (jnp.float32, jnp.bfloat16):
         w = jnp.ones(size, dtype)
         for sign, half in ((1, 2.0**-24), (-1, 2.0**-25)):  # the gap below a power of two is half as wide
-            for u, lands in ((half, 0.0), (1.01 * half, 2 * half / (2.0**-7 if sign > 0 else 2.0**-8))):
+            for u in (half, 1.01 * half):
+                lands = u / (2.0**-7 if sign > 0 else 2.0**-8)
                 updates, _ = optimizer.update(jnp.full(size, sign * u), optimizer.init(w), w)
                 moved = int((apply_updates(w, updates) != w).sum())
                 assert abs(moved - size * lands) <= 5 * (size * lands) ** 0.5, (dtype, sign, u, moved)

@@ -70,8 +70,7 @@ def test_checking_gives_the_policy_back_or_a_sentence() -> None:
         check_policy(pl.Policy(compute=8), "here")
     with pytest.raises(ValueError, match=r"here: Policy\.compute.*float32"):
         check_policy(pl.Policy(compute=Rules(pl.FLOAT64)), "here")
-    with pytest.raises(ValueError, match=r'here: Policy\.compute: there is no primitive "expo"; .*did you mean "exp"'):
-        check_policy(pl.Policy(compute=Rules(primitives={"expo": pl.BFLOAT16})), "here")
+    check_policy(pl.Policy(compute=Rules(primitives={"a_library_s_own": pl.BFLOAT16})), "here")  # a call can tell
     with pytest.raises(ValueError, match=r"here: Policy\.compute: blocks with shared scales are operands of matrix products"):
         check_policy(pl.Policy(compute=MXFP8_E4M3), "here")
     with pytest.raises(TypeError, match=r"here: Policy\.moments must be a Format or None; got BlockFormat"):

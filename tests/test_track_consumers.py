@@ -241,12 +241,19 @@ def test_a_stack_of_states_is_read_as_one_and_as_its_parts() -> None:
 
 
 def test_state_that_widens_in_the_first_update_keeps_its_record_in_place() -> None:
-    """inject_hyperparams makes bfloat16 moments float32 in the first update; between two looks the record has to fit."""
+    """bfloat16 moments that the first update makes float32; between two looks the record has to fit."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return updates, {"mu": jax.tree.map(lambda mu, g: 0.9 * mu.astype(jnp.float32) + g.astype(jnp.float32), state["mu"], updates)}
+
+    widening = optax.GradientTransformation(lambda params: {"mu": jax.tree.map(jnp.zeros_like, params)}, update)
     params = {"a": jnp.ones(3, jnp.bfloat16)}
-    optimizer = track(optax.inject_hyperparams(optax.adam)(1e-3), every=3)
+    optimizer = track(widening, every=3)
     state = optimizer.init(params)
+    assert stagnation(state).state.told.tolist() == [True]
     for _ in range(6):
         _, state = optimizer.update(params, state, params)
     record = stagnation(state)
     assert (int(record.step), int(record.reads)) == (6, 2)
-    assert record.state.told is None
+    assert not record.state.told.any()
+    assert jax.tree.leaves(record.state.tally) == []

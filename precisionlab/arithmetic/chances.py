@@ -82,8 +82,9 @@ def round_sum(
         >>> from precisionlab.formats import BFLOAT16
         >>> from precisionlab.modes import stochastic
         >>> w, u = jnp.ones(2**16), jnp.full(2**16, 2.0**-15 * (1 + 2.0**-20))
-        >>> int(jnp.sum(round_sum(w, u, BFLOAT16, stochastic, key=jax.random.key(0)) > 1))  # a chance of 2^-8
-        242
+        >>> moved = int(jnp.sum(round_sum(w, u, BFLOAT16, stochastic, key=jax.random.key(0)) > 1))
+        >>> abs(moved - 256) < 80  # of 2^16, each with a chance of 2^-8
+        True
     """
     b = uncontracted(b)
     if not isinstance(mode, Stochastic) or key is None:

@@ -36,7 +36,7 @@ class StateRecord(NamedTuple):
         recent: as in `Record`, for each leaf of `tally`.
         kept: for each leaf the factor by which an update without gradient multiplies it, as meant and as stored; NaN where it
             is not known, and for a single number that belongs to no parameter unless it is a sum.
-        told: for each leaf of the state, in order, whether the tallies tell of it; None if they tell of none.
+        told: for each leaf of the state, in order, whether the tallies tell of it; one more, all False, if they tell of none.
         window: as in `Record`.
         narrowed: for each leaf of the state 1 if the optimizer rounds it to fewer bits than float32 has before it is stored,
             else 0; NaN where that was not asked, or is not known.
@@ -48,7 +48,7 @@ class StateRecord(NamedTuple):
     compensated: Mapping[str, PyTree[Tally]]
     recent: PyTree[Array]
     kept: PyTree[Kept]
-    told: Bool[Array, "..."] | None
+    told: Bool[Array, "..."]
     window: PyTree[Window] | Any = None
     narrowed: PyTree[Array] | Any = None
 
@@ -116,6 +116,8 @@ def stagnation(opt_state: Any) -> Record:
             chain before the learning rate.
 
     Example:
+        >>> import optax
+        >>> from precisionlab.optimizers.tracking import track
         >>> state = optax.chain(optax.clip(1.0), track(optax.sgd(0.1))).init(jnp.ones(3))
         >>> int(stagnation(state).step)
         0
@@ -181,7 +183,7 @@ def _is_packed(node: Any) -> bool:
 def _state_tree(state: Any, told: Any, count: int) -> PyTree[Any]:
     """The tree of the leaves of a state that were counted."""
     structure = jax.tree.structure(state)
-    if told is None:
+    if told.shape[-1] != structure.num_leaves:
         marks = [False] * structure.num_leaves
     elif isinstance(told, Tracer):  # By the dtypes that the state has now.
         places = state_leaves(state)

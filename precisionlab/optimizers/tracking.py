@@ -201,14 +201,14 @@ def _with_entries(tree: PyTree[Array]) -> PyTree[Any]:
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
 
 
-def _marks(told: Sequence[bool]) -> Array | None:
-    return jnp.array(told, bool) if any(told) else None
+def _marks(told: Sequence[bool]) -> Array:
+    return jnp.array(told if any(told) else [*told, False], bool)
 
 
 def _fitting(record: Record, told: Sequence[bool]) -> Record:
     """The record, begun anew where it tells of other leaves of the state: optimizers may widen theirs in the first update."""
     seen, count = record.state, max(1, sum(told))
-    if seen is None or (seen.tally.fates.shape[0] == count and (seen.told is not None) == any(told)):
+    if seen is None or (seen.tally.fates.shape[0] == count and (seen.told.shape[-1] == len(told)) == any(told)):
         return record
     tallies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), tuple(seen[:4]))
     named = dict(zip(StateRecord._fields, tallies, strict=False))

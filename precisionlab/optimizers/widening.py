@@ -35,9 +35,9 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
 
     Example:
         >>> import jax.numpy as jnp
-        >>> optimizer, w = in_float32(optax.adam(1e-3)), jnp.ones(2, jnp.bfloat16)
+        >>> optimizer, w = in_float32(optax.scale_by_rms(0.999)), jnp.ones(2, jnp.bfloat16)
         >>> updates, state = optimizer.update(w, optimizer.init(w), w)
-        >>> updates.dtype.name, state[0].nu.dtype.name, float(state[0].nu[0])
+        >>> updates.dtype.name, state.nu.dtype.name, float(state.nu[0])
         ('float32', 'float32', 0.0010000000474974513)
     """
     inner = check_optimizer(optimizer, "in_float32")
