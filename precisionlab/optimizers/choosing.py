@@ -34,7 +34,7 @@ Formats = Format | Mapping[str, Format | None] | None
 class Row(NamedTuple):
     """One leaf of an update: its number, its format (None where it is not floating), and it in each of some trees."""
 
-    index: int
+    number: int
     fmt: Format | None
     leaves: tuple[Any, ...]
 
@@ -50,7 +50,7 @@ def rows_of(given: Formats, where: str, updates: PyTree[Array], params: PyTree[A
     formats = formats_of(given, [path for path, _ in placed], columns[0], where)
     steps = [step for _, step in placed]
     leaves = zip(columns[0], steps, *columns[1:], strict=True)
-    return structure, [Row(index, fmt, held) for index, (fmt, held) in enumerate(zip(formats, leaves, strict=True))]
+    return structure, [Row(number, fmt, held) for number, (fmt, held) in enumerate(zip(formats, leaves, strict=True))]
 
 
 def formats_of(

@@ -114,7 +114,7 @@ def kahan(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) -> opta
                 return u, c
             wide, step, rest = in_one_carrier(w, u, c)
             carrier = CARRIERS[wide.dtype.name]
-            bits = leaf_key(key, row.index)
+            bits = leaf_key(key, row.number)
 
             def carried(a: Array, b: Array, number: int) -> Array:
                 return carried_sum(a, b, mode, key=leaf_key(bits, number))

@@ -128,7 +128,7 @@ def two_components(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0
             if row.fmt is None:
                 return u, c
             high, step, low = in_one_carrier(w, u, c)
-            bits = leaf_key(key, row.index)
+            bits = leaf_key(key, row.number)
             near, dropped = _sum(high, uncontracted(step), row.fmt)
             dropped = round_to(dropped, row.fmt, mode, key=bits)
             after, rest = _sum(near, round_sum(low, dropped, row.fmt, mode, key=leaf_key(bits, 1)), row.fmt)

@@ -91,7 +91,7 @@ def round_params(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) 
             if row.fmt is None:
                 return row.leaves[1]
             wide, step = in_one_carrier(*row.leaves)
-            target = round_sum(wide, step, row.fmt, mode, key=leaf_key(key, row.index))
+            target = round_sum(wide, step, row.fmt, mode, key=leaf_key(key, row.number))
             return leading(wide, step, target, row.fmt)
 
         return jax.tree.unflatten(structure, list(map(leaf, rows))), state._replace(count=state.count + 1)

@@ -116,10 +116,11 @@ def master_weights(
             w, u, master = row.leaves
             if row.fmt is None:
                 return u, None
-            bits = leaf_key(key, row.index)
+            bits = leaf_key(key, row.number)
             after = _moved(master, u, mode, leaf_key(bits, 1))
             visible = round_to(after, row.fmt, mode, key=bits)
-            return leading(*in_one_carrier(w, u, visible), row.fmt), after
+            wide_w, step, target = in_one_carrier(w, u, visible)
+            return leading(wide_w, step, target, row.fmt), after
 
         pairs = list(map(leaf, rows))
         moves, after = (jax.tree.unflatten(structure, [pair[side] for pair in pairs]) for side in (0, 1))
@@ -133,7 +134,8 @@ def _moved(master: Array, update: Array, mode: Mode, key: PRNGKeyArray | None) -
     if not isinstance(mode, Stochastic):
         return stored_sum(master, uncontracted(widened(update)))
     exact = dataclasses.replace(mode, bits=None)
-    return round_sum(*in_one_carrier(master, update), FORMATS[master.dtype.name], exact, key=key).astype(master.dtype)
+    before, step = in_one_carrier(master, update)
+    return round_sum(before, step, FORMATS[master.dtype.name], exact, key=key).astype(master.dtype)
 
 
 def _with_the_rest(masters: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:

@@ -146,8 +146,8 @@ def round_state(
         places = places_of(state.inner)
         keys = keys_of(count, places)
         if isinstance(mode, Stochastic):
+            values = meant_leaves(inner, *given, extra, places, double=True)
             with jax.enable_x64(True):
-                values = meant_leaves(inner, *given, extra, places, double=True)
                 found = rounded(state.inner, places, values, keys)
         else:
             values = [leaves[place] for place in places]
