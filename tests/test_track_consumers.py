@@ -244,9 +244,9 @@ def test_state_that_widens_in_the_first_update_keeps_its_record_in_place() -> No
     """bfloat16 moments that the first update makes float32; between two looks the record has to fit."""
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        return updates, {"mu": jax.tree.map(lambda mu, g: 0.9 * mu.astype(jnp.float32) + g.astype(jnp.float32), state["mu"], updates)}
+        return updates, jax.tree.map(lambda mu, g: 0.9 * mu.astype(jnp.float32) + g.astype(jnp.float32), state, updates)
 
-    widening = optax.GradientTransformation(lambda params: {"mu": jax.tree.map(jnp.zeros_like, params)}, update)
+    widening = optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
     params = {"a": jnp.ones(3, jnp.bfloat16)}
     optimizer = track(widening, every=3)
     state = optimizer.init(params)
