@@ -70,7 +70,7 @@ class BlockFormat(NamedTuple):
 
 # The law is no number: it must not be traced with the formats.
 jax.tree_util.register_pytree_node(
-    BlockFormat, lambda blocks: (tuple(blocks[:-1]), blocks.law), lambda law, numbers: BlockFormat(*numbers, law)
+    BlockFormat, lambda blocks: (tuple(blocks[:-1]), blocks.law), lambda law, numbers: BlockFormat(*numbers, law=law)
 )
 
 

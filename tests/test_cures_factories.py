@@ -1,4 +1,4 @@
-"""Every factory of Optax and optax.contrib inside `round_state`, on bfloat16 weights: the dtypes that it has without, its counts too."""
+"""Every factory of Optax and optax.contrib inside `round_state`, on bfloat16 weights: its own dtypes, its counts too."""
 
 from typing import Any
 
@@ -38,5 +38,6 @@ def test_state_and_updates_have_their_dtypes(name: str) -> None:
 def test_what_is_stored_narrow_stays_so() -> None:
     for name in ("adam", "adafactor", "lion", "sm3", "muon", "ema", "sgd"):
         _, state = next(iter(trained(name, round_state(made(name), None, pl.stochastic), jnp.bfloat16, 1)))
-        rounded: list[Any] = [leaf for leaf, grid in zip(jax.tree.leaves(state.inner), state.grid, strict=True) if grid is not None]
+        pairs = zip(jax.tree.leaves(state.inner), state.grid, strict=True)
+        rounded: list[Any] = [leaf for leaf, grid in pairs if grid is not None]
         assert {leaf.dtype.name for leaf in rounded} <= {"bfloat16", "float32"}

@@ -228,7 +228,7 @@ def _descriptions(eqn: Any) -> Iterator[Callable[..., Any]]:
 def _lowering(primitive: Any) -> Callable[..., Any] | None:
     """The function that a primitive is lowered through, where its rule was made by `mlir.lower_fun`."""
     entry = _lowerings().get(primitive)
-    rule = getattr(entry, "rule", entry)
+    rule: Any = getattr(entry, "rule", entry)
     if getattr(rule, "__code__", None) is None or rule.__qualname__ != "lower_fun.<locals>.f_lowered":
         return None
     return getclosurevars(rule).nonlocals.get("fun")

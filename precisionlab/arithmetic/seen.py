@@ -95,7 +95,7 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
         return _sums(jnp, simulated, exact, local, operands, named)
     with np.errstate(all="ignore"):
         host = [tuple(map(np.asarray, pair)) for pair in operands]
-        return _sums(np, *map(np.asarray, (simulated, exact, local)), host, named)
+        return _sums(np, np.asarray(simulated), np.asarray(exact), np.asarray(local), host, named)
 
 
 def _parted(x: Any) -> Any:

@@ -86,7 +86,7 @@ def _rate(given: Any, name: str, count: int) -> float | None:
         raise TypeError(
             f"advise: {name} must be a number, or a schedule such as optax.linear_schedule(0.0, 1e-3, 100); got {given!r}."
         )
-    value = given(count) if callable(given) else given
+    value: Any = given(count) if callable(given) else given
     if isinstance(value, Tracer):
         raise TypeError(f"advise: {name} is being traced; call advise outside of jit.")
     kind = np.asarray(value).dtype

@@ -85,7 +85,7 @@ class Seen(NamedTuple):
     @property
     def share(self) -> float:
         """The share lost in the reads of `when`."""
-        return or_zero(float(self.window.share)) if self._by_window else self.lost
+        return or_zero(float(self.window.share)) if self._by_window and self.window is not None else self.lost
 
     @property
     def when(self) -> str:
@@ -176,7 +176,8 @@ def grouped(
 def _together(seen: list[Seen]) -> Seen:
     paths = [one.path for one in seen]
     known = [one.window for one in seen if one.window is not None]
-    window = Window(*(sum(float(held[index]) for held in known) for index in range(2)), known[0].reads) if known else None
+    lost, kept = (sum(float(held[index]) for held in known) for index in range(2))
+    window = Window(lost, kept, known[0].reads) if known else None
     tally, gradients = total([one.tally for one in seen]), sum(one.gradients for one in seen)
     return seen[0]._replace(path=common(paths), paths=paths, tally=tally, window=window, gradients=gradients)
 
