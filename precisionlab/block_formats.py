@@ -3,7 +3,7 @@
 What they do to a tensor is in `blocks`, and which power of two a scale is in `scale_laws`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -68,10 +68,13 @@ class BlockFormat(NamedTuple):
     law: ScaleLaw = scale_floor
 
 
+def _from_numbers(law: ScaleLaw, numbers: Any) -> BlockFormat:
+    element, scale, size, tensor_scale = numbers
+    return BlockFormat(element, scale, size, tensor_scale, law)
+
+
 # The law is no number: it must not be traced with the formats.
-jax.tree_util.register_pytree_node(
-    BlockFormat, lambda blocks: (tuple(blocks[:-1]), blocks.law), lambda law, numbers: BlockFormat(*numbers, law=law)
-)
+jax.tree_util.register_pytree_node(BlockFormat, lambda blocks: (tuple(blocks[:-1]), blocks.law), _from_numbers)
 
 
 def powers_of_two(block_format: BlockFormat) -> bool:

@@ -94,7 +94,7 @@ def compared(simulated: Any, exact: Any, local: Any, operands: Sequence[tuple[An
     if not is_on_host(*there):
         return _sums(jnp, simulated, exact, local, operands, named)
     with np.errstate(all="ignore"):
-        host = [tuple(map(np.asarray, pair)) for pair in operands]
+        host = [(np.asarray(mine), np.asarray(theirs)) for mine, theirs in operands]
         return _sums(np, np.asarray(simulated), np.asarray(exact), np.asarray(local), host, named)
 
 
