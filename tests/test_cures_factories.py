@@ -12,7 +12,7 @@ from precisionlab.optimizers import round_state
 from precisionlab.optimizers.sums import is_floating
 from tests.test_track_factories import SAMPLES, _as_users_have_it, made, trained  # noqa: F401
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
 
 UNTOLD = {"scale_by_backtracking_linesearch", "scale_by_zoom_linesearch"}
 """Of these `map_params` may not tell what belongs to parameters."""

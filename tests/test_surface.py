@@ -107,7 +107,7 @@ def test_public_functions(name):
     assert check(call, thoroughly=False) == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_function(module):
     found = [call for call in calls() if isinstance(call, Call) and call.name.rpartition(".")[0] == module]
@@ -115,6 +115,6 @@ def test_every_public_function(module):
     assert [line for call in found for line in check(call)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_no_function_is_without_arguments():
     assert {call for call in calls() if isinstance(call, str)} <= NO_FUNCTIONS_OF_NUMBERS

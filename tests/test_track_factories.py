@@ -199,7 +199,7 @@ def test_updates_and_states_are_the_same(name: str) -> None:
     assert_the_same(name, (jnp.float32, jnp.bfloat16)[index % 2], (1, 3)[index % 2], True)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SAMPLES)
 def test_updates_and_states_are_the_same_everywhere(name: str, dtype: str) -> None:
