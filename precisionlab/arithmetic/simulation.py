@@ -70,10 +70,11 @@ def simulate(
 
     Raises:
         TypeError, ValueError: for what is no format, does not fit the carrier, or lacks a key.
-        NotImplementedError: for a primitive that rounding its result would misrepresent. All of them before anything runs.
+        NotImplementedError: under `Rules(strict=True)`, for a primitive that cannot be looked into; before anything runs.
 
     Warns:
         ScopeWarning: for rules about scopes that do not occur.
+        UnlistedWarning: for a primitive that cannot be looked into; its results alone are rounded.
 
     Example:
         >>> from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
