@@ -300,7 +300,7 @@ def test_the_state_grows_with_the_number_of_leaves_alone() -> None:
         return two - one
 
     assert added(10, 2) == added(10_000, 2) < 180
-    assert added(10, 4) - added(10, 2) == added(10, 2) - added(10, 0) > 0
+    assert added(10, 6) - added(10, 4) == added(10, 4) - added(10, 2) > 0
     assert added(10_000, 2, ages=True) == added(10_000, 2) + 20_001
 
 
