@@ -21,7 +21,7 @@ from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import CARRIERS
 from precisionlab.formats import FORMATS, Format, name_of
 from precisionlab.modes import Mode, Stochastic
-from precisionlab.optimizers.roundings import Grid, Own
+from precisionlab.optimizers.roundings import Grid, hash_of
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.rules import scope_matches
 
@@ -93,27 +93,28 @@ def formats_of(
     return found
 
 
-def grid_of(leaf: Any, fmt: Format | None, mode: Mode) -> Grid | Own | None:
-    """Where the values of a leaf lie that is rounded to a format; None if it is not."""
-    chance = isinstance(mode, Stochastic)
-    if fmt is None:
-        return None
-    if _same_values(FORMATS[jnp.dtype(leaf.dtype).name], fmt):
-        return Own(jnp.array(chance))
-    return Grid(jnp.array([fmt.precision, fmt.emin, chance], jnp.int32))
+def grid_of(paths: Sequence[Any], leaves: Sequence[Any], formats: Sequence[Format | None], mode: Mode) -> Grid:
+    """Where the values of some leaves lie that are rounded to formats."""
+    rows, chance = [], int(isinstance(mode, Stochastic))
+    for path, leaf, fmt in zip(paths, leaves, formats, strict=True):
+        if fmt is not None:
+            own = _same_values(FORMATS[jnp.dtype(leaf.dtype).name], fmt)
+            place = (0, 0) if own else (int(fmt.precision), int(fmt.emin))
+            rows.append([*place, chance, hash_of(jax.tree_util.keystr(path, simple=True, separator="/"))])
+    return Grid(jnp.array(rows, jnp.int32).reshape(-1, 4))
 
 
-def grids_of(given: Formats, tree: PyTree[Any], mode: Mode, where: str, *, zero: str | None = None) -> PyTree[Any]:
-    """Where the values of each floating leaf lie, as arrays that a state can hold, in the same tree.
+def grids_of(given: Formats, tree: PyTree[Any], mode: Mode, where: str, *, zero: str | None = None) -> Grid:
+    """Where the values of each floating leaf of a tree lie.
 
     With `zero`, the name of what starts at zero, formats without one are refused.
     """
-    placed, structure = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [leaf for _, leaf in placed]
-    formats = formats_of(given, [path for path, _ in placed], leaves, where, refuse=True)
+    placed = jax.tree_util.tree_leaves_with_path(tree)
+    paths, leaves = ([pair[side] for pair in placed] for side in (0, 1))
+    formats = formats_of(given, paths, leaves, where, refuse=bool(placed))
     if zero is not None:
         check_zeros(dict(enumerate(formats)), f"{where}: {zero}")
-    return jax.tree.unflatten(structure, [grid_of(leaf, fmt, mode) for leaf, fmt in zip(leaves, formats, strict=True)])
+    return grid_of(paths, leaves, formats, mode)
 
 
 def held_by(dtype: Any, fmt: Format) -> Format:

@@ -17,7 +17,7 @@ from precisionlab.carriers import CARRIERS
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.choosing import Formats, Row, check_zeros, grids_of, rows_of
 from precisionlab.optimizers.grid import leading
-from precisionlab.optimizers.roundings import Revealed, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import in_one_carrier, is_floating
 from precisionlab.rounding import round_to
 
@@ -30,12 +30,12 @@ class KahanState(NamedTuple):
     Attributes:
         count: updates made so far, from which the random bits of each derive.
         compensation: what the weights still lack, values of the format in the dtypes of the weights; None for other leaves.
-        grid: for each floating leaf where its values lie, see `roundings`.
+        grid: where the values of each floating leaf lie.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     compensation: PyTree[Array]
-    grid: PyTree[Any]
+    grid: Grid
 
     @property
     def residual(self) -> PyTree[Array]:

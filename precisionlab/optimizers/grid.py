@@ -13,7 +13,7 @@ from precisionlab.carriers import CARRIERS, to_bits, uncontracted
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, nearest_even
 from precisionlab.optimizers.choosing import Formats, Row, grids_of, rows_of
-from precisionlab.optimizers.roundings import Revealed, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.roundings import Grid, Revealed, check_rounding, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import in_one_carrier
 
 __all__ = ["RoundParamsState", "leading", "round_params"]
@@ -24,11 +24,11 @@ class RoundParamsState(NamedTuple):
 
     Attributes:
         count: updates made so far, from which the random bits of each derive.
-        grid: for each floating leaf where its values lie, see `roundings`.
+        grid: where the values of each floating leaf lie.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
-    grid: PyTree[Any]
+    grid: Grid
 
     @property
     def residual(self) -> None:

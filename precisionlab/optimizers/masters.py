@@ -18,7 +18,7 @@ from precisionlab.formats import FORMATS
 from precisionlab.modes import Mode, Stochastic, nearest_even
 from precisionlab.optimizers.choosing import Formats, Row, grids_of, rows_of
 from precisionlab.optimizers.grid import leading
-from precisionlab.optimizers.roundings import Revealed, check_optimizer, check_rounding, leaf_key, step_key, unwrap
+from precisionlab.optimizers.roundings import Grid, Revealed, check_optimizer, check_rounding, leaf_key, step_key, unwrap
 from precisionlab.optimizers.sums import in_one_carrier, is_floating, stored_sum
 from precisionlab.optimizers.widening import wide
 from precisionlab.rounding import round_to
@@ -33,13 +33,13 @@ class MasterWeightsState(NamedTuple):
         inner: the wrapped optimizer's own.
         count: updates made so far, from which the random bits of each derive.
         masters: the weights in float32 (float64 where the parameters are); None for leaves that are not floating.
-        grid: for each floating leaf where its values lie, see `roundings`.
+        grid: where the values of each floating leaf lie.
     """
 
     inner: Any
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     masters: PyTree[Array]
-    grid: PyTree[Any]
+    grid: Grid
 
     @property
     def residual(self) -> PyTree[Array]:

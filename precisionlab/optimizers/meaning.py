@@ -25,7 +25,7 @@ from precisionlab.carriers import as_float64, widened
 from precisionlab.formats import FLOAT32, FLOAT64
 from precisionlab.modes import nearest_even
 from precisionlab.optimizers.remaking import remade
-from precisionlab.optimizers.roundings import concealed, reveal, rounds_state, rounds_weights
+from precisionlab.optimizers.roundings import Grid, Placed, concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
 from precisionlab.optimizers.widening import wide
 from precisionlab.rules import Rules
@@ -38,12 +38,12 @@ class Leaf(NamedTuple):
 
     Attributes:
         path: its key path.
-        grid: the `Grid` that a rounding inside the optimizer keeps it on, or the dtype's `Own`; None where none does.
+        grid: it and the `Grid` of a rounding around it; None where none is.
         narrow: whether it is stored narrower than float32, or rounded inside the optimizer.
     """
 
     path: Any
-    grid: Any
+    grid: Placed | None
     narrow: bool
 
 
@@ -66,27 +66,28 @@ def state_leaves(state: Any) -> list[Leaf | None]:
     """
     found: list[Leaf | None] = []
 
-    def visit(node: Any, path: tuple[Any, ...], grids: Sequence[Any], start: int) -> None:
+    def visit(node: Any, path: tuple[Any, ...], grid: Grid | None, start: int) -> None:
         for sub, held in jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda x: rounds_state(x) or rounds_weights(x)):
             where = path + sub
             if rounds_state(held):
                 for name, field in zip(held._fields, held, strict=True):
                     below = (*where, jax.tree_util.GetAttrKey(name))
-                    inside = (held.grid, len(found)) if name == "inner" else (grids, start)
+                    inside = (held.grid, len(below)) if name == "inner" else (grid, start)
                     visit(field, below, *inside)
             elif rounds_weights(held):
                 for name, field in zip(held._fields, held, strict=True):
                     if name == "inner":
-                        visit(field, (*where, jax.tree_util.GetAttrKey(name)), grids, start)
+                        visit(field, (*where, jax.tree_util.GetAttrKey(name)), grid, start)
                     else:
                         found.extend([None] * len(jax.tree.leaves(field)))
             elif is_floating(held) and jax.tree_util.GetAttrKey("hyperparams") not in where:
-                grid = grids[len(found) - start] if grids else None
-                found.append(Leaf(where, grid, grid is not None or held.dtype.itemsize < 4))
+                name = jax.tree_util.keystr(where[start:], simple=True, separator="/")
+                placed = None if grid is None else Placed(grid, name)
+                found.append(Leaf(where, placed, grid is not None or held.dtype.itemsize < 4))
             else:
                 found.append(None)
 
-    visit(state, (), (), 0)
+    visit(state, (), None, 0)
     return found
 
 

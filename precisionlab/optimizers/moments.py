@@ -18,6 +18,7 @@ from precisionlab.modes import Mode, Stochastic, nearest_even
 from precisionlab.optimizers.choosing import Formats, formats_of, grid_of, held_by
 from precisionlab.optimizers.meaning import meant_leaves
 from precisionlab.optimizers.roundings import (
+    Grid,
     Revealed,
     check_optimizer,
     check_rounding,
@@ -38,12 +39,12 @@ class RoundStateState(NamedTuple):
     Attributes:
         inner: the wrapped optimizer's own, rounded.
         count: updates made so far, from which the random bits of each derive.
-        grid: for each leaf of `inner` where its values lie, see `roundings`; None where it is not rounded.
+        grid: where the values of those leaves of `inner` lie that are rounded.
     """
 
     inner: Any
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
-    grid: tuple[Any, ...]
+    grid: Grid
 
 
 def round_state(
@@ -93,11 +94,14 @@ def round_state(
     check_rounding(fmt, mode, "round_state")
     inner = check_optimizer(optimizer, "round_state")
 
-    def places_of(state: Any) -> list[int]:
+    def places_of(state: Any, params: PyTree[Array]) -> list[int]:
         """The numbers of the leaves that are rounded."""
         try:
             marks = optax.tree.map_params(inner, is_floating, state, transform_non_params=lambda _: False)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            found = _places_by_path(state, params)
+            if found:
+                return found
             raise ValueError(
                 "round_state: optax.tree.map_params cannot tell which leaves of this optimizer's state belong to parameters; "
                 "wrap the optimizer inside instead: track(round_state(optax.adam(1e-3), fmt))."
@@ -107,16 +111,16 @@ def round_state(
 
     def init(params: PyTree[Array]) -> Any:
         # Made wide, so that hyperparameters in the state are not rounded either; stored in the dtypes that Optax gives moments.
-        leaves, structure = jax.tree.flatten(inner.init(wide(params)))
-        stored = jax.tree.leaves(jax.eval_shape(inner.init, params))
-        places = places_of(jax.tree.unflatten(structure, leaves))
+        begun = inner.init(wide(params))
+        if not any(map(is_floating, jax.tree.leaves(params))):  # none, or what stands for them in `optax.tree.map_params`
+            return RoundStateState(begun, jnp.int32(0), grid_of([], [], [], mode))
+        leaves, structure = jax.tree.flatten(begun)
+        stored, places = jax.tree.leaves(jax.eval_shape(inner.init, params)), places_of(begun, params)
         narrow = [leaves[place].astype(stored[place].dtype) for place in places]
-        begun = jax.tree.unflatten(structure, _with(leaves, places, narrow))
-        formats = formats_at(begun, places, refuse=True)
-        # By number: a second tree with the state's names would confuse those who search it.
-        grids = [grid_of(leaf, asked, mode) for leaf, asked in zip(narrow, formats, strict=True)]
-        grid = tuple(_with([None] * len(leaves), places, grids))
-        found = rounded(begun, places, [leaves[place] for place in places], keys_of(0, places))
+        before = jax.tree.unflatten(structure, _with(leaves, places, narrow))
+        paths = [jax.tree_util.tree_leaves_with_path(before)[place][0] for place in places]
+        grid = grid_of(paths, narrow, formats_at(before, places, refuse=True), mode)
+        found = rounded(before, places, [leaves[place] for place in places], keys_of(0, places))
         return RoundStateState(jax.tree.unflatten(structure, _with(leaves, places, found)), jnp.int32(0), grid)
 
     def rounded(before: Any, places: Sequence[int], values: Sequence[Array], keys: Sequence[Any]) -> list[Array]:
@@ -142,18 +146,20 @@ def round_state(
         steps, after = inner.update(*wide(given), **wide(extra))
         if revealed:
             return steps, Revealed(state._replace(inner=after, count=count))
-        before, (leaves, structure) = jax.tree.leaves(state.inner), jax.tree.flatten(after)
-        places = places_of(state.inner)
+        leaves, structure = jax.tree.flatten(after)
+        held = state.inner if structure == jax.tree.structure(state.inner) else after  # which some make in their first update
+        places = places_of(held, updates if params is None else params)
         keys = keys_of(count, places)
         if isinstance(mode, Stochastic):
             values = meant_leaves(inner, *given, extra, places, double=True)
             with jax.enable_x64(True):
-                found = rounded(state.inner, places, values, keys)
+                found = rounded(held, places, values, keys)
         else:
             values = [leaves[place] for place in places]
             if any(value.dtype.itemsize < 4 for value in values):  # by dtypes of its own (`mu_dtype`)
                 values = meant_leaves(inner, *given, extra, places)
-            found = rounded(state.inner, places, values, keys)
+            found = rounded(held, places, values, keys)
+        before = jax.tree.leaves(held)
         kept = [leaf.astype(old.dtype) if is_floating(leaf) else leaf for leaf, old in zip(leaves, before, strict=True)]
         inner_state = jax.tree.unflatten(structure, _with(kept, places, found))
         made, tree = jax.tree.flatten(steps)
@@ -169,6 +175,17 @@ def round_state(
         return jax.tree.unflatten(tree, returned), state._replace(inner=inner_state, count=count)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _places_by_path(state: Any, params: PyTree[Array]) -> list[int]:
+    """The numbers of the floating leaves whose paths and shapes end in those of a parameter."""
+    owned = [(path, jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if jnp.ndim(leaf)]
+
+    def ends(path: Any, leaf: Any) -> bool:
+        return any(path[len(path) - len(p) :] == p and leaf.shape[leaf.ndim - len(shape) :] == shape for p, shape in owned)
+
+    placed = enumerate(jax.tree_util.tree_leaves_with_path(state))
+    return [place for place, (path, leaf) in placed if is_floating(leaf) and ends(path, leaf)]
 
 
 def _with(leaves: Sequence[Any], places: Sequence[int], found: Sequence[Any]) -> list[Any]:

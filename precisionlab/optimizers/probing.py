@@ -16,7 +16,7 @@ from jax.core import Tracer
 from precisionlab._typing import Array, PyTree
 from precisionlab.carriers import widened
 from precisionlab.optimizers.meaning import Kept, meant_state, state_leaves
-from precisionlab.optimizers.roundings import concealed, grid_numbers, is_grid, reveal, rounding_states, rounds_state
+from precisionlab.optimizers.roundings import concealed, reveal, rounding_states, rounds_state
 from precisionlab.optimizers.sums import is_floating
 
 __all__ = ["narrowed_leaves", "with_sums"]
@@ -102,8 +102,8 @@ def with_sums(
 
 
 def _surely_nearest(node: Any) -> bool:
-    by_chance = [grid_numbers(grid)[2] for grid in jax.tree.leaves(node.grid, is_leaf=is_grid) if is_grid(grid)]
-    return all(not isinstance(mark, Tracer) and not bool(mark) for mark in by_chance)
+    rows = node.grid.rows
+    return not isinstance(rows, Tracer) and not np.asarray(rows)[..., 2].any()
 
 
 def _small(inner: optax.GradientTransformationExtraArgs, params: PyTree[Array], weight: float) -> tuple[Any, Any] | None:

@@ -5,27 +5,29 @@ What leaves a transformation that rounds is rounded already. To learn what it wa
 `Revealed`. The question travels in the type of the state, so it reaches the rounding wherever wrappers have put it.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import optax
 
-from precisionlab._typing import Array, Bool, Int, PRNGKeyArray
+from precisionlab._typing import Array, Int, PRNGKeyArray
 from precisionlab.checks import check_numbers
 from precisionlab.formats import Format
 from precisionlab.modes import Mode, Stochastic, check_mode
 
 __all__ = [
     "Grid",
-    "Own",
+    "Placed",
     "Revealed",
     "check_optimizer",
     "check_rounding",
     "concealed",
-    "grid_numbers",
-    "is_grid",
+    "hash_of",
     "leaf_key",
+    "numbers_of",
     "reveal",
     "rounding_states",
     "rounds_state",
@@ -38,24 +40,23 @@ _State = TypeVar("_State")
 
 
 class Grid(NamedTuple):
-    """Where the values of a leaf lie that are coarser than those of its dtype.
+    """Where the values of the leaves lie that a transformation rounds.
+
+    One array, whatever the tree, so that what maps over the parameters in a state (`optax.tree.map_params`) leaves it alone.
 
     Attributes:
-        numbers: significand bits, the exponent of the smallest normal number, and whether rounding is stochastic, so that what
-            single updates lose is not lost on average.
+        rows: for each of them significand bits (0 for those of its own dtype), the exponent of the smallest normal number,
+            whether rounding is stochastic, so that what single updates lose is not lost on average, and a hash of its path.
     """
 
-    numbers: Int[Array, "3"]
+    rows: Int[Array, "leaves 4"]
 
 
-class Own(NamedTuple):
-    """The values of a leaf are those of its own dtype.
+class Placed(NamedTuple):
+    """A leaf and the grid that may hold its row."""
 
-    Attributes:
-        stochastic: whether they are rounded so.
-    """
-
-    stochastic: Bool[Array, ""]
+    grid: Grid
+    path: str
 
 
 class Revealed(NamedTuple):
@@ -64,16 +65,17 @@ class Revealed(NamedTuple):
     state: Any
 
 
-def is_grid(node: Any) -> bool:
-    """Whether this tells where the values of a leaf lie."""
-    return isinstance(node, Grid | Own)
+def hash_of(path: str) -> int:
+    """An int32 that stands for a path."""
+    return zlib.crc32(path.encode()) - 2**31
 
 
-def grid_numbers(grid: Grid | Own | None) -> tuple[Any, Any, Any]:
-    """Precision, smallest exponent and whether rounding is stochastic; None for what the dtype tells."""
-    if isinstance(grid, Grid):
-        return grid.numbers[..., 0], grid.numbers[..., 1], grid.numbers[..., 2]
-    return None, None, None if grid is None else grid.stochastic
+def numbers_of(placed: Placed) -> Int[Array, "3"]:
+    """Precision, smallest exponent and whether rounding is stochastic; zeros for what is rounded to nothing but its dtype."""
+    rows = placed.grid.rows
+    # A transformation that was given all parameters as one array had no path.
+    mine = (rows[..., 3] == hash_of(placed.path)) | (rows[..., 3] == hash_of(""))
+    return (rows[..., :3] * mine[..., None]).sum(-2, dtype=np.int32)
 
 
 def rounds_weights(node: Any) -> bool:

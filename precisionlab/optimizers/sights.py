@@ -9,10 +9,10 @@ import optax
 
 from precisionlab._typing import Array, PRNGKeyArray, PyTree
 from precisionlab.carriers import CARRIERS, as_float64, to_bits, widened
-from precisionlab.formats import Format
+from precisionlab.formats import FORMATS, Format
 from precisionlab.optimizers.looking import Looked, Sight, Wanted, look
 from precisionlab.optimizers.meaning import Leaf, meant_state, state_leaves
-from precisionlab.optimizers.roundings import Grid, grid_numbers, reveal, rounding_states, rounds_weights
+from precisionlab.optimizers.roundings import Placed, numbers_of, reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.storing import grids_of_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.packing import PackedTallies
@@ -103,7 +103,7 @@ def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNG
         jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
         jax.tree.leaves(jax.tree.map(stored_sum, weights, steps)),
         _keeping(weights, event),
-        [_spacing(grid) for grid in grids_of_weights(list(_by_path(weights)), event.before)],
+        list(map(_spacing, grids_of_weights(list(_by_path(weights)), event.before), leaves)),
         strict=True,
     )
     kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
@@ -167,9 +167,12 @@ def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new
     before, wanted = widened(old), widened(meant)
     if before.dtype != wanted.dtype:
         before, wanted = as_float64(before), as_float64(wanted)
-    return Sight(old, wanted - before, new, None, _spacing(place.grid))
+    return Sight(old, wanted - before, new, None, _spacing(place.grid, old))
 
 
-def _spacing(grid: Any) -> tuple[Any, Any] | None:
-    """Precision and smallest exponent of what is stored coarser than its dtype."""
-    return grid_numbers(grid)[:2] if isinstance(grid, Grid) else None
+def _spacing(placed: Placed | None, leaf: Array) -> tuple[Any, Any] | None:
+    """Precision and smallest exponent of what a rounding keeps on a grid; None for what no rounding is around."""
+    if placed is None:
+        return None
+    own, numbers = FORMATS[leaf.dtype.name], numbers_of(placed)
+    return tuple(jnp.where(numbers[0] > 0, number, theirs) for number, theirs in zip(numbers[:2], own[:2], strict=True))

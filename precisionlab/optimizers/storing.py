@@ -13,7 +13,7 @@ from precisionlab._typing import Array, Int, PyTree
 from precisionlab.fates import Tally, by_path
 from precisionlab.formats import FORMATS
 from precisionlab.optimizers.meaning import state_leaves
-from precisionlab.optimizers.roundings import Grid, Own, grid_numbers, is_grid, rounding_states, rounds_weights
+from precisionlab.optimizers.roundings import Grid, Placed, numbers_of, rounding_states, rounds_weights
 
 __all__ = ["Storage", "Stored", "check_whole", "grids_of_weights", "storage_of", "store_description"]
 
@@ -92,13 +92,13 @@ def storage_of(weights: PyTree[Any], description: Any, state: Any) -> Storage | 
     return Storage(mine, theirs)
 
 
-def grids_of_weights(paths: Sequence[str], state: Any) -> list[Any]:
-    """For each weight the grid that a rounding inside the optimizer keeps it on; None where none does."""
-    owned: dict[str, Any] = {}
-    for node in filter(rounds_weights, rounding_states(state)):
-        placed = jax.tree_util.tree_leaves_with_path(node.grid, is_leaf=is_grid)
-        owned |= {_path(path): grid for path, grid in placed}
-    return [owned.get(path) for path in paths]
+def grids_of_weights(paths: Sequence[str], state: Any) -> list[Placed | None]:
+    """Each weight and the grids of the roundings inside the optimizer; None where there are none."""
+    rows = [node.grid.rows for node in rounding_states(state) if rounds_weights(node)]
+    if not rows:
+        return [None] * len(paths)
+    grid = Grid(rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=-2))
+    return [Placed(grid, path) for path in paths]
 
 
 def _path(path: Any) -> str:
@@ -110,19 +110,17 @@ def _paths(tree: Any) -> Iterator[str]:
         yield _path(path)
 
 
-def _stored(grid: Grid | Own | None, dtype: str) -> Stored:
-    # Of a stack of records, the numbers of the first.
-    precision, emin, stochastic = (None if _unknown(number) else int(np.ravel(number)[0]) for number in grid_numbers(grid))
-    if precision is None or emin is None:
+def _stored(placed: Placed | None, dtype: str) -> Stored:
+    precision = emin = stochastic = 0
+    if placed is not None and not isinstance(placed.grid.rows, Tracer):
+        host = placed._replace(grid=Grid(np.asarray(placed.grid.rows)))
+        precision, emin, stochastic = (int(number) for number in numbers_of(host).reshape(-1, 3)[0])  # of a stack the first
+    if precision == 0:
         fmt, size = FORMATS[dtype], np.dtype(dtype).itemsize
         return Stored(dtype, int(fmt.precision), int(fmt.emin), size, bool(stochastic))
     names: Mapping[str, Any] = FORMATS
     name = next((name for name, fmt in names.items() if (fmt.precision, fmt.emin) == (precision, emin)), "")
     return Stored(name, precision, emin, np.dtype(name).itemsize if _is_dtype(name) else None, bool(stochastic))
-
-
-def _unknown(number: Any) -> bool:
-    return number is None or isinstance(number, Tracer)
 
 
 def _is_dtype(name: str) -> bool:
