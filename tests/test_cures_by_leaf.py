@@ -229,3 +229,19 @@ def test_in_float32_keeps_moments_and_updates_wide() -> None:
     assert updates["w"].tolist() == [-float(np.float32(1e-3))] * 3
     with pytest.raises(TypeError, match="in_float32: expected an Optax gradient transformation"):
         in_float32(optax.adam)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [*LAST, "master_weights", "round_state"])
+def test_what_maps_over_parameters_leaves_grids_alone(name: str) -> None:
+    """As who puts a sharding on each array of a state does: a specification for each parameter, another for the rest."""
+    params = {"kernel": jnp.ones((2, 3), jnp.bfloat16), "norm": jnp.ones(3)}
+    optimizer = round_state(optax.adam(1.0), BF16) if name == "round_state" else cured(name, BF16)
+    state, specs = optimizer.init(params), {"kernel": "two axes", "norm": "one axis"}
+    found = optax.tree.map_params(optimizer, lambda _, spec: spec, state, specs, transform_non_params=lambda _: "none")
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    ranks = {"two axes": (2, 3), "one axis": (3,)}
+    for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
+        assert spec == "none" or leaf.shape == ranks[spec]
+    nested = round_state(optimizer, BF16)
+    updates, _ = nested.update(params, nested.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
