@@ -75,7 +75,7 @@ def numbers_of(placed: Placed) -> Int[Array, "3"]:
     rows = placed.grid.rows
     # A transformation that was given all parameters as one array had no path.
     mine = (rows[..., 3] == hash_of(placed.path)) | (rows[..., 3] == hash_of(""))
-    return (rows[..., :3] * mine[..., None]).sum(-2, dtype=np.int32)
+    return (rows[..., :3] * mine[..., None].astype(np.int32)).sum(-2, dtype=np.int32)
 
 
 def rounds_weights(node: Any) -> bool:

@@ -175,4 +175,5 @@ def _spacing(placed: Placed | None, leaf: Array) -> tuple[Any, Any] | None:
     if placed is None:
         return None
     own, numbers = FORMATS[leaf.dtype.name], numbers_of(placed)
-    return tuple(jnp.where(numbers[0] > 0, number, theirs) for number, theirs in zip(numbers[:2], own[:2], strict=True))
+    coarser = numbers[0] > 0
+    return jnp.where(coarser, numbers[0], own.precision), jnp.where(coarser, numbers[1], own.emin)

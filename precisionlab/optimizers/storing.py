@@ -113,8 +113,8 @@ def _paths(tree: Any) -> Iterator[str]:
 def _stored(placed: Placed | None, dtype: str) -> Stored:
     precision = emin = stochastic = 0
     if placed is not None and not isinstance(placed.grid.rows, Tracer):
-        host = placed._replace(grid=Grid(np.asarray(placed.grid.rows)))
-        precision, emin, stochastic = (int(number) for number in numbers_of(host).reshape(-1, 3)[0])  # of a stack the first
+        numbers = np.asarray(numbers_of(placed)).reshape(-1, 3)[0]  # of a stack the first
+        precision, emin, stochastic = map(int, numbers)
     if precision == 0:
         fmt, size = FORMATS[dtype], np.dtype(dtype).itemsize
         return Stored(dtype, int(fmt.precision), int(fmt.emin), size, bool(stochastic))
