@@ -626,8 +626,12 @@ FUSED = {
 }
 
 
-@pytest.mark.parametrize("fmt", [pl.FLOAT32, None], ids=["float32", "as written"])
-def test_float32_operations_stay_apart(fmt):
+@pytest.mark.parametrize(
+    ("fmt", "mode"),
+    [(pl.FLOAT32, pl.nearest_even), (None, pl.nearest_even), (pl.FLOAT32, pl.stochastic)],
+    ids=["float32", "as written", "stochastic"],
+)
+def test_float32_operations_stay_apart(fmt, mode):
     """XLA contracts products with sums, and turns a division by a broadcast scalar into a multiplication by its inverse."""
     a, b, c = np.random.default_rng(4).normal(size=(3, 2500)).astype(np.float32)
 
@@ -637,7 +641,8 @@ def test_float32_operations_stay_apart(fmt):
     def square(x):
         return x * x
 
-    simulated = jax.jit(simulate(lambda a, b, c: [fun(a, b, c) for fun in FUSED.values()], fmt))(a, b, c)
+    random = {"key": jax.random.key(0)} if mode is pl.stochastic else {}
+    simulated = jax.jit(simulate(lambda a, b, c: [fun(a, b, c) for fun in FUSED.values()], fmt, mode=mode))(a, b, c, **random)
     for (name, fun), got in zip(FUSED.items(), simulated, strict=True):
         wanted = a * a + c if name == "square and sum" else by_numpy(fun)
         assert_same(got, wanted, what=name)

@@ -102,8 +102,10 @@ def _settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Fram
     if name in BASIC and not is_innocuous(name, fmt, mode, carrier):
         operands = [jnp.broadcast_to(array, result.shape) for array in arrays]
         return Held(rounded_exactly(name, operands, result, fmt, mode, carrier), fmt)
-    if holds_all(fmt, carrier) and mode is nearest_even:
-        return Held(stored(uncontracted(result) if name in PRODUCTS else result), fmt)
+    if holds_all(fmt, carrier):  # every mode keeps what it is given, and nothing keeps a product from the sum that follows
+        result = uncontracted(result) if name in PRODUCTS else result
+        if mode is nearest_even:
+            return Held(stored(result), fmt)
     return Held(rounded(result, fmt, mode, frame), fmt)
 
 
