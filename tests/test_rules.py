@@ -434,6 +434,7 @@ def test_a_named_loop_runs_as_it_is():
     [
         (Rules(BFLOAT16, primitives={"dot_generl": E5M2}), ValueError, 'that are loaded; did you mean "dot_general"?'),
         (Rules(BFLOAT16, primitives={"zzz": E5M2}), ValueError, 'no primitive "zzz", neither in the function nor among'),
+        (Rules(BFLOAT16, primitives={"multiply": E5M2}), ValueError, 'did you mean "mul"? Those of the function are sin; print('),
         (Rules(BFLOAT16, primitives={"": E5M2}), ValueError, "must be non-empty text; got ''"),
         (Rules(BFLOAT16, scopes={"a//b": E5M2}), ValueError, "must be non-empty text; got 'a//b'"),
         (Rules(BFLOAT16, scopes={3: E5M2}), ValueError, "must be non-empty text; got 3"),

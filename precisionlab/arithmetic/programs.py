@@ -203,15 +203,16 @@ def equations(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) ->
 def _survey(program: Program, found: list[tuple[Any, tuple[str, ...]]], arithmetic: Arithmetic, where: str) -> None:
     """Refuse, or tell, what can only be rounded as a whole; refuse names of primitives that are nowhere."""
     given_names = named_primitives(arithmetic.formats) | named_primitives(arithmetic.modes)
-    names = KNOWN | {eqn.primitive.name for eqn, _ in found} | (registered() if given_names else set())
+    here = sorted({eqn.primitive.name for eqn, _ in found})
+    names = KNOWN | set(here) | (registered() if given_names else set())
     for given in sorted(given_names):
         if given not in names:
-            near = difflib.get_close_matches(given, sorted(names), n=1)
+            near = _meant(given, here, sorted(names))
             hint = f'did you mean "{near[0]}"? ' if near else ""
             raise ValueError(
                 f'{where}: there is no primitive "{given}", neither in the function nor among those of JAX and the libraries '
-                f"that are loaded; {hint}The primitives of a function are those that print(jax.make_jaxpr(fun)(*args)) shows, "
-                f"such as dot_general, exp, reduce_sum."
+                f"that are loaded; {hint}Those of the function are {_listed(here) or 'none'}; "
+                f"print(jax.make_jaxpr(fun)(*args)) shows where they stand."
             )
     for name, path in dict.fromkeys(_opaque(program.jaxpr, arithmetic)):
         at = f' in scope "{"/".join(path)}"' if path else ""
@@ -227,6 +228,18 @@ def _survey(program: Program, found: list[tuple[Any, tuple[str, ...]]], arithmet
             f'Rules(fmt, primitives={{"{name}": fmt}}); to refuse it: Rules(fmt, strict=True).'
         )
         warnings.warn(f"{where}: {message}", UnlistedWarning, stacklevel=4)
+
+
+def _meant(given: str, here: list[str], names: list[str]) -> list[str]:
+    """Names of primitives that were probably meant, best first: reduce_sum by sum, mul by multiply, neg by negg."""
+    within = sorted((name for name in here if given in name), key=len)
+    begins = sorted((name for name in names if given.startswith(name)), key=len, reverse=True)
+    return within or begins or difflib.get_close_matches(given, names, n=1)
+
+
+def _listed(names: list[str], limit: int = 20) -> str:
+    more = [f"and {len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join(names[:limit] + more)
 
 
 def _opaque(jaxpr: Any, arithmetic: Arithmetic, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
