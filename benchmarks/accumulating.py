@@ -16,7 +16,7 @@ from jax import lax
 
 import precisionlab as pl
 from benchmarks.harness import Claim, measure, report
-from precisionlab.arithmetic.accumulation import dot
+from precisionlab.arithmetic.sums.accumulation import dot
 
 SIZE, PEER_SIZE = 256, 64
 BOUND = 0.5  # ns a multiply-add, bfloat16 in sequence on two cores

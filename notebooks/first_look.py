@@ -44,8 +44,8 @@ import optax
 from matplotlib.lines import Line2D
 
 import precisionlab as pl
-from precisionlab.experiments.base import MemoryJournal
-from precisionlab.experiments.digits import DIGITS, DigitsConfig
+from precisionlab.experiments.common.experiment import MemoryJournal
+from precisionlab.experiments.formats.digits import DIGITS, DigitsConfig
 from precisionlab.optimizers import round_params, stagnation, track
 from precisionlab.runs.plots import plot_fates, plot_histogram, plot_loss, plot_stagnation
 from precisionlab.runs.results import Labelled, Result, select

@@ -1,7 +1,6 @@
 """What a number format does to training: exact roundings under jit, and a tracker of the updates that they lose."""
 
 from precisionlab import optimizers, problems
-from precisionlab.ages import Ages, mean_age, never_moved_fraction, start_ages, update_ages
 from precisionlab.arithmetic import (
     Accumulation,
     ErrorProfile,
@@ -12,8 +11,10 @@ from precisionlab.arithmetic import (
     error_profile,
     simulate,
 )
-from precisionlab.averages import counter_limit, is_ratchet, largest_decay, stall_level, stored_decay
-from precisionlab.blocks import (
+from precisionlab.arithmetic.policy import PLACEMENTS, Policy
+from precisionlab.arithmetic.rules import Rules
+from precisionlab.backend.native import Difference, native_difference
+from precisionlab.numerics.blocks import (
     BLOCK_FORMATS,
     MXFP4,
     MXFP6_E2M3,
@@ -26,9 +27,8 @@ from precisionlab.blocks import (
     block_scales,
     round_blocks,
 )
-from precisionlab.checks import DoubleRoundingWarning, check_format
-from precisionlab.fates import HISTOGRAM_EDGES, Tally, by_path, total
-from precisionlab.formats import (
+from precisionlab.numerics.checks import DoubleRoundingWarning, check_format
+from precisionlab.numerics.formats import (
     BFLOAT16,
     FLOAT4_E2M1FN,
     FLOAT6_E2M3FN,
@@ -54,20 +54,8 @@ from precisionlab.formats import (
     stack_formats,
     unit_roundoff,
 )
-from precisionlab.grids import finite_values, neighbors, ulp
-from precisionlab.landing import expected_lost_fraction, landing_threshold
-from precisionlab.loops import chunks, run, sweep, sweep_chunks
-from precisionlab.loss_scaling import (
-    LossScale,
-    all_finite,
-    dynamic_loss_scale,
-    next_scale,
-    scale_loss,
-    static_loss_scale,
-    unscale,
-)
-from precisionlab.margins import vanishing_margins
-from precisionlab.modes import (
+from precisionlab.numerics.grids import finite_values, neighbors, ulp
+from precisionlab.numerics.modes import (
     MODES,
     Mode,
     Stochastic,
@@ -81,15 +69,27 @@ from precisionlab.modes import (
     toward_zero,
     upward,
 )
-from precisionlab.native import Difference, native_difference
-from precisionlab.policy import PLACEMENTS, Policy
-from precisionlab.randomness import counter_hash
-from precisionlab.rounding import round_to
-from precisionlab.rules import Rules
-from precisionlab.scale_laws import SCALE_LAWS, scale_ceil, scale_even, scale_floor, scale_round_up
-from precisionlab.shrinking import shrink
-from precisionlab.stagnation import tally
-from precisionlab.training import Record, State, make_step, start
+from precisionlab.numerics.randomness import counter_hash
+from precisionlab.numerics.rounding import round_to
+from precisionlab.numerics.scale_laws import SCALE_LAWS, scale_ceil, scale_even, scale_floor, scale_round_up
+from precisionlab.stagnation.ages import Ages, mean_age, never_moved_fraction, start_ages, update_ages
+from precisionlab.stagnation.averages import counter_limit, is_ratchet, largest_decay, stall_level, stored_decay
+from precisionlab.stagnation.counting import tally
+from precisionlab.stagnation.fates import HISTOGRAM_EDGES, Tally, by_path, total
+from precisionlab.stagnation.landing import expected_lost_fraction, landing_threshold
+from precisionlab.stagnation.margins import vanishing_margins
+from precisionlab.training.loops import chunks, run, sweep, sweep_chunks
+from precisionlab.training.loss_scaling import (
+    LossScale,
+    all_finite,
+    dynamic_loss_scale,
+    next_scale,
+    scale_loss,
+    static_loss_scale,
+    unscale,
+)
+from precisionlab.training.shrinking import shrink
+from precisionlab.training.steps import Record, State, make_step, start
 
 __all__ = [
     "BFLOAT16",

@@ -8,7 +8,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line, which needs the `lab` extra."""
     try:
-        from precisionlab.cli import main as run
+        from precisionlab.cli.main import main as run
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("precisionlab"):
             raise

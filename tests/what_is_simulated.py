@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from precisionlab import primitives
-from precisionlab.arithmetic import complexes, expansions, operations
+from precisionlab.arithmetic import complexes, operations, primitives
+from precisionlab.arithmetic.expansions import table as expansions
 
 PAGE = Path(__file__).parent.parent / "docs" / "what-is-simulated.md"
 

@@ -15,8 +15,8 @@ from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, ja
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
-from precisionlab.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
-from precisionlab.formats import FORMATS, Format
+from precisionlab.numerics.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
+from precisionlab.numerics.formats import FORMATS, Format
 
 __all__ = [
     "as_typed", "bound", "carried", "carrier_dtype", "carrier_for", "double", "dtype_of", "format_of_dtype", "is_float",

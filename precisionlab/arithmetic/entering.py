@@ -16,12 +16,12 @@ from precisionlab._typing import Array
 from precisionlab.arithmetic.carrying import carrier_for, format_of_dtype, is_float, on_its_side
 from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
-from precisionlab.blocks import BlockFormat
-from precisionlab.carriers import CARRIERS, Carrier
-from precisionlab.formats import Format, is_concrete
-from precisionlab.modes import Mode, Stochastic, nearest_even
-from precisionlab.primitives import EXACT
-from precisionlab.rounding import round_carrier, round_result, round_to
+from precisionlab.arithmetic.primitives import EXACT
+from precisionlab.numerics.blocks import BlockFormat
+from precisionlab.numerics.carriers import CARRIERS, Carrier
+from precisionlab.numerics.formats import Format, is_concrete
+from precisionlab.numerics.modes import Mode, Stochastic, nearest_even
+from precisionlab.numerics.rounding import round_carrier, round_result, round_to
 
 __all__ = ["entered", "format_of", "holds_all", "rounded", "rounded_argument"]
 

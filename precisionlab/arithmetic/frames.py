@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from precisionlab._typing import Array
-from precisionlab.arithmetic.accumulation import Accumulation
-from precisionlab.formats import Format
-from precisionlab.modes import Mode, nearest_even
-from precisionlab.randomness import key_rows
-from precisionlab.rules import Rules, resolve, resolve_argument
+from precisionlab.arithmetic.rules import Rules, resolve, resolve_argument
+from precisionlab.arithmetic.sums.accumulation import Accumulation
+from precisionlab.numerics.formats import Format
+from precisionlab.numerics.modes import Mode, nearest_even
+from precisionlab.numerics.randomness import key_rows
 
 __all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
 

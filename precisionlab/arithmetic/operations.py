@@ -15,9 +15,6 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array
-from precisionlab.arithmetic import products
-from precisionlab.arithmetic.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
-from precisionlab.arithmetic.basic import BASIC, is_innocuous, rounded_exactly
 from precisionlab.arithmetic.carrying import (
     as_typed,
     bound,
@@ -28,18 +25,21 @@ from precisionlab.arithmetic.carrying import (
     native,
 )
 from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
-from precisionlab.arithmetic.convolutions import rounded_convolution
 from precisionlab.arithmetic.entering import entered, format_of, holds_all, rounded
-from precisionlab.arithmetic.exact_sums import round_once, sum_to_odd, two_sum
+from precisionlab.arithmetic.exact.basic import BASIC, is_innocuous, rounded_exactly
+from precisionlab.arithmetic.exact.exact_sums import round_once, sum_to_odd, two_sum
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
-from precisionlab.arithmetic.scatters import rounded_scatter
-from precisionlab.blocks import BlockFormat
-from precisionlab.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted
-from precisionlab.formats import is_concrete
-from precisionlab.grids import neighbors
-from precisionlab.modes import Mode, Stochastic, downward, nearest_even
-from precisionlab.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
-from precisionlab.rounding import stored
+from precisionlab.arithmetic.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
+from precisionlab.arithmetic.sums import products
+from precisionlab.arithmetic.sums.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
+from precisionlab.arithmetic.sums.convolutions import rounded_convolution
+from precisionlab.arithmetic.sums.scatters import rounded_scatter
+from precisionlab.numerics.blocks import BlockFormat
+from precisionlab.numerics.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted
+from precisionlab.numerics.formats import is_concrete
+from precisionlab.numerics.grids import neighbors
+from precisionlab.numerics.modes import Mode, Stochastic, downward, nearest_even
+from precisionlab.numerics.rounding import stored
 
 __all__ = ["is_rounded", "operands_of", "operate", "results_of", "rounded_results"]
 

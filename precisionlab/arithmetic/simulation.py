@@ -29,16 +29,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from precisionlab.arithmetic.accumulation import Accumulation, check_accumulation
 from precisionlab.arithmetic.frames import Arithmetic, Frame
 from precisionlab.arithmetic.operations import operate
-from precisionlab.arithmetic.programs import program_of
-from precisionlab.carriers import FLOAT32_CARRIER, carrier_of
-from precisionlab.formats import Format
-from precisionlab.modes import Mode, Stochastic, mode_name, nearest_even
-from precisionlab.policy import Policy
-from precisionlab.randomness import check_key, fold
-from precisionlab.rules import Rules, check_mode_rules, check_rules, every_rule
+from precisionlab.arithmetic.policy import Policy
+from precisionlab.arithmetic.programs.survey import program_of
+from precisionlab.arithmetic.rules import Rules, check_mode_rules, check_rules, every_rule
+from precisionlab.arithmetic.sums.accumulation import Accumulation, check_accumulation
+from precisionlab.numerics.carriers import FLOAT32_CARRIER, carrier_of
+from precisionlab.numerics.formats import Format
+from precisionlab.numerics.modes import Mode, Stochastic, mode_name, nearest_even
+from precisionlab.numerics.randomness import check_key, fold
 
 __all__ = ["arithmetic_of", "check_function", "random_words", "simulate"]
 
@@ -77,7 +77,7 @@ def simulate(
         UnlistedWarning: for a primitive that cannot be looked into; its results alone are rounded.
 
     Example:
-        >>> from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN
+        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN
         >>> f = lambda x: jnp.sum(x * x) / 3
         >>> float(f(jnp.array([1.1, 2.2]))), float(simulate(f, BFLOAT16)(jnp.array([1.1, 2.2])))
         (2.0166..., 2.015625)

@@ -21,9 +21,9 @@ import numpy as np
 
 from precisionlab.checkpoints.reading import read_checkpoint
 from precisionlab.checkpoints.stored import CheckpointError, Stored, require_some
-from precisionlab.formats import BFLOAT16, FLOAT8_E4M3FN, Format, name_of
-from precisionlab.landing import landing_threshold
-from precisionlab.rounding import round_to
+from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN, Format, name_of
+from precisionlab.numerics.rounding import round_to
+from precisionlab.stagnation.landing import landing_threshold
 
 __all__ = ["OPTIMIZERS", "SPREAD", "forecast"]
 

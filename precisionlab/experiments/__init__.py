@@ -3,12 +3,12 @@
 `MAIN` is what `precisionlab run` answers when no experiment is named.
 """
 
-from precisionlab.experiments.base import Experiment, Journal, MemoryJournal
-from precisionlab.experiments.bytes import BYTES, BytesConfig
-from precisionlab.experiments.digits import DIGITS, DigitsConfig
-from precisionlab.experiments.formats import FormatsConfig
-from precisionlab.experiments.manifold import MANIFOLD, ManifoldConfig
-from precisionlab.experiments.slingshot import SLINGSHOT, SlingshotConfig
+from precisionlab.experiments.common.experiment import Experiment, Journal, MemoryJournal
+from precisionlab.experiments.formats.bytes import BYTES, BytesConfig
+from precisionlab.experiments.formats.comparison import FormatsConfig
+from precisionlab.experiments.formats.digits import DIGITS, DigitsConfig
+from precisionlab.experiments.manifold.question import MANIFOLD, ManifoldConfig
+from precisionlab.experiments.slingshot.question import SLINGSHOT, SlingshotConfig
 
 __all__ = [
     "BYTES",

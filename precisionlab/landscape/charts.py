@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from precisionlab.checks import check_format
-from precisionlab.formats import Format
-from precisionlab.landing import landing_threshold
 from precisionlab.landscape.spaces import split_spaces
 from precisionlab.landscape.vectors import check_function, traceable
 from precisionlab.landscape.walking import retract
-from precisionlab.rounding import round_to
+from precisionlab.numerics.checks import check_format
+from precisionlab.numerics.formats import Format
+from precisionlab.numerics.rounding import round_to
+from precisionlab.stagnation.landing import landing_threshold
 
 __all__ = [
     "Cells",

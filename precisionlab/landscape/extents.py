@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab.checks import check_format
-from precisionlab.formats import FLOAT64, Format, stack_formats
-from precisionlab.grids import ulp
 from precisionlab.landscape.vectors import check_function, traceable
+from precisionlab.numerics.checks import check_format
+from precisionlab.numerics.formats import FLOAT64, Format, stack_formats
+from precisionlab.numerics.grids import ulp
 
 __all__ = ["Extents", "extents_along_line", "extents_along_walk", "frozen_ratios"]
 

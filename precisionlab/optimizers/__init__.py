@@ -9,13 +9,13 @@
 """
 
 from precisionlab.optimizers.advice import Advice, advise
-from precisionlab.optimizers.compensated import KahanState, kahan
-from precisionlab.optimizers.components import TwoComponentsState, two_components
-from precisionlab.optimizers.grid import RoundParamsState, round_params
-from precisionlab.optimizers.masters import MasterWeightsState, master_weights
-from precisionlab.optimizers.moments import RoundStateState, round_state
+from precisionlab.optimizers.cures.compensated import KahanState, kahan
+from precisionlab.optimizers.cures.components import TwoComponentsState, two_components
+from precisionlab.optimizers.cures.grid import RoundParamsState, round_params
+from precisionlab.optimizers.cures.masters import MasterWeightsState, master_weights
+from precisionlab.optimizers.cures.moments import RoundStateState, round_state
 from precisionlab.optimizers.sums import apply_updates, stored_sum
-from precisionlab.optimizers.tracking import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
+from precisionlab.optimizers.tracking.track import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
 from precisionlab.optimizers.widening import in_float32
 
 __all__ = [

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from precisionlab._nearest import allowed_names
 from precisionlab._typing import Array, PyTree
-from precisionlab.carriers import CARRIERS
-from precisionlab.formats import FORMATS, Format, name_of
-from precisionlab.modes import Mode, Stochastic
+from precisionlab.arithmetic.rules import scope_matches
+from precisionlab.numerics.carriers import CARRIERS
+from precisionlab.numerics.formats import FORMATS, Format, name_of
+from precisionlab.numerics.modes import Mode, Stochastic
 from precisionlab.optimizers.roundings import Grid, hash_of
 from precisionlab.optimizers.sums import is_floating
-from precisionlab.rules import scope_matches
 
 __all__ = ["Formats", "Row", "check_zeros", "formats_of", "grid_of", "grids_of", "held_by", "rows_of"]
 
@@ -121,7 +121,7 @@ def held_by(dtype: Any, fmt: Format) -> Format:
     """The format itself if a dtype holds its values, else that of the values which both hold.
 
     Example:
-        >>> from precisionlab.formats import FLOAT16, describe_numbers
+        >>> from precisionlab.numerics.formats import FLOAT16, describe_numbers
         >>> describe_numbers(held_by(jnp.bfloat16, FLOAT16))
         'Format(precision=8, emin=-17, largest=65280.0, overflow=inf, subnormals=True, zeros=2)'
     """

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 
 from precisionlab._typing import Array, Int, PRNGKeyArray
-from precisionlab.checks import check_numbers
-from precisionlab.formats import Format
-from precisionlab.modes import Mode, Stochastic, check_mode
+from precisionlab.numerics.checks import check_numbers
+from precisionlab.numerics.formats import Format
+from precisionlab.numerics.modes import Mode, Stochastic, check_mode
 
 __all__ = [
     "Grid",

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
-from precisionlab.formats import FORMATS
-from precisionlab.rounding import round_to
-from precisionlab.wide import in_float64, lifted, unheld
+from precisionlab.numerics.carriers import CARRIERS, as_float64, to_bits, uncontracted, widened
+from precisionlab.numerics.formats import FORMATS
+from precisionlab.numerics.rounding import round_to
+from precisionlab.numerics.wide import in_float64, lifted, unheld
 
 __all__ = ["apply_updates", "in_one_carrier", "is_floating", "stored_sum"]
 

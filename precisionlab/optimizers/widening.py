@@ -6,7 +6,7 @@ import jax
 import optax
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.carriers import widened
+from precisionlab.numerics.carriers import widened
 from precisionlab.optimizers.roundings import check_optimizer
 from precisionlab.optimizers.sums import is_floating
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precisionlab.formats import BFLOAT16, Format, fixed_point, ieee_format
 from precisionlab.landscape.charts import (
     chart,
     manifold_path,
@@ -18,7 +17,8 @@ from precisionlab.landscape.charts import (
 )
 from precisionlab.landscape.minima import reach_minimum
 from precisionlab.landscape.spaces import split_spaces
-from precisionlab.rounding import round_to
+from precisionlab.numerics.formats import BFLOAT16, Format, fixed_point, ieee_format
+from precisionlab.numerics.rounding import round_to
 
 _INPUTS = np.array([-0.8, 0.9])
 

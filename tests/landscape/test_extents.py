@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from precisionlab.formats import BFLOAT16, FLOAT16, Format, ieee_format
 from precisionlab.landscape.extents import extents_along_line, extents_along_walk, frozen_ratios
-from precisionlab.rounding import round_to
+from precisionlab.numerics.formats import BFLOAT16, FLOAT16, Format, ieee_format
+from precisionlab.numerics.rounding import round_to
 
 _BITS = np.arange(6, 30, 4)
 _SPACINGS = (2.0**-_BITS).tolist()

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precisionlab.formats import FLOAT8_E4M3FN, FLOAT8_E5M2, ieee_format
+from precisionlab.numerics.formats import FLOAT8_E4M3FN, FLOAT8_E5M2, ieee_format
+from precisionlab.numerics.rounding import round_to
 from precisionlab.problems import (
     ACTIVATIONS,
     PROBLEMS,
@@ -20,7 +21,6 @@ from precisionlab.problems import (
     mlp_init,
     uniform_indices,
 )
-from precisionlab.rounding import round_to
 
 
 def reference_logits(params, images, activation):

@@ -15,7 +15,7 @@ import pytest
 
 from precisionlab.runs import files, folders, segments, store
 from precisionlab.runs.results import Claim, Labelled, Result
-from tests.fake_experiment import BARE
+from tests.cli.fake_experiment import BARE
 
 CONFIG = {"rate": 0.5, "formats": ("float32", "bfloat16")}
 

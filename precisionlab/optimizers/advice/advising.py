@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from precisionlab.fates import total
 from precisionlab.optimizers.advice.findings import Advice, or_zero
 from precisionlab.optimizers.advice.state import about_state
 from precisionlab.optimizers.advice.weights import about_weights
 from precisionlab.optimizers.advice.wording import number, percent
-from precisionlab.optimizers.arriving import misplacement
-from precisionlab.optimizers.tracking import Record
+from precisionlab.optimizers.tracking.arriving import misplacement
+from precisionlab.optimizers.tracking.track import Record
+from precisionlab.stagnation.fates import total
 
 __all__ = ["advise"]
 
@@ -46,7 +46,7 @@ def advise(record: Record, *, learning_rate: Rate | None = None, weight_decay: R
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> from precisionlab.optimizers.tracking import stagnation, track
+        >>> from precisionlab.optimizers.tracking.track import stagnation, track
         >>> optimizer, w = track(optax.sgd(1e-4)), {"norm": {"scale": jnp.ones(64, jnp.bfloat16)}}
         >>> _, state = optimizer.update(w, optimizer.init(w), w)
         >>> print(*advise(stagnation(state)), sep="\n")

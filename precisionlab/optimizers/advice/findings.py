@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from precisionlab.fates import Tally, total
 from precisionlab.optimizers.advice.wording import number
-from precisionlab.optimizers.storing import Stored
-from precisionlab.optimizers.windows import Window
+from precisionlab.optimizers.tracking.storing import Stored
+from precisionlab.optimizers.tracking.windows import Window
+from precisionlab.stagnation.fates import Tally, total
 
 __all__ = [
     "NOTABLE",

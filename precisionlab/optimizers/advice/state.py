@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from precisionlab.fates import by_path
-from precisionlab.formats import FLOAT32
+from precisionlab.numerics.formats import FLOAT32
 from precisionlab.optimizers.advice.findings import (
     NOTABLE,
     Advice,
@@ -17,7 +16,8 @@ from precisionlab.optimizers.advice.findings import (
     windows,
 )
 from precisionlab.optimizers.advice.wording import number, percent, size_of
-from precisionlab.optimizers.tracking import Record
+from precisionlab.optimizers.tracking.track import Record
+from precisionlab.stagnation.fates import by_path
 
 __all__ = ["about_state"]
 

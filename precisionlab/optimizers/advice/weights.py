@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from precisionlab.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
-from precisionlab.formats import FLOAT32
+from precisionlab.numerics.formats import FLOAT32
 from precisionlab.optimizers.advice.findings import (
     NOTABLE,
     Advice,
@@ -21,8 +20,9 @@ from precisionlab.optimizers.advice.findings import (
     windows,
 )
 from precisionlab.optimizers.advice.wording import number, percent, size_of
-from precisionlab.optimizers.storing import Stored
-from precisionlab.optimizers.tracking import Record
+from precisionlab.optimizers.tracking.storing import Stored
+from precisionlab.optimizers.tracking.track import Record
+from precisionlab.stagnation.fates import HISTOGRAM_EDGES, NO_GAP, Tally, by_path, total
 
 __all__ = ["about_weights"]
 

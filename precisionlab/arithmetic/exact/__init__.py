@@ -1,0 +1,1 @@
+"""Error-free transformations, and the five basic operations rounded exactly with them."""

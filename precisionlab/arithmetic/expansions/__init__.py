@@ -1,0 +1,1 @@
+"""Operations that are programs of simpler ones: factorizations, transforms, windows."""

@@ -1,0 +1,1 @@
+"""Sums of many terms in a stated order, each partial sum rounded."""

@@ -1,0 +1,1 @@
+"""What this backend does to roundings: facts, canaries, its native arithmetic, a self-test."""

@@ -1,0 +1,60 @@
+"""The pictures of `run manifold`: one for each measurement, drawn from the stored arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from precisionlab.experiments.common.measured import Measured, taken_apart
+from precisionlab.experiments.manifold.pictures.controls import draw_ring, draw_theorem
+from precisionlab.experiments.manifold.pictures.dimensions import draw_flat_directions, draw_loss_floor
+from precisionlab.experiments.manifold.pictures.lattices import draw_census, draw_extents
+from precisionlab.experiments.manifold.pictures.margins import draw_margins
+from precisionlab.experiments.manifold.pictures.training import draw_spectra, draw_two_by_two, draw_unfreezing
+from precisionlab.runs.results import Result
+
+__all__ = ["FIGURES"]
+
+
+def _one(name: str, draw: Callable[..., Any], width: float = 8.5, height: float = 4.8) -> Callable[[Result], Any]:
+    """A figure with a panel for each of the data on which this was measured."""
+
+    def drawn(result: Result) -> Any:
+        parts = [(data, part) for (of, data), part in taken_apart(Measured(result.coords, result.arrays)).items() if of == name]
+        figure, axes = plt.subplots(
+            max(len(parts), 1), 1, figsize=(width, height * max(len(parts), 1)), layout="constrained", squeeze=False
+        )
+        for ax, (data, part) in zip(axes[:, 0], parts, strict=False):
+            draw(part, ax)
+            if len(parts) > 1:
+                words = {"generic": "random points", "digits": "digits"}[data or result.config["data"][0]]
+                ax.set_title(f"{ax.get_title()} {words}".strip())
+        if not parts:
+            axes[0, 0].text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
+            axes[0, 0].set_axis_off()
+        return figure
+
+    return drawn
+
+
+def _ring(result: Result) -> Any:
+    part = taken_apart(Measured(result.coords, result.arrays)).get(("ring", ""))
+    if part is None:
+        return _one("ring", lambda *_: None)(result)
+    figure = plt.figure(figsize=(11, 4.8), layout="constrained")
+    draw_ring(part, figure)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Result], Any]] = {
+    "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", draw_census),
+    "Extents: how far from a minimum no weight moves": _one("extents", draw_extents),
+    "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", draw_theorem),
+    "Unfreezing: stagnated weights go on in float64": _one("stagnation", draw_unfreezing),
+    "Spectra where updates stagnate, and at the minimum": _one("stagnation", draw_spectra),
+    "Two by two: stagnation and lattice, each alone": _one("repair", draw_two_by_two),
+    "The positive control: four minima that look like a ring": _ring,
+    "Dimension against bits: nullity, and what the format adds (N_p)": _one("dimension", draw_flat_directions),
+    "The loss that formats leave": _one("dimension", draw_loss_floor),
+    "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", draw_margins),
+}

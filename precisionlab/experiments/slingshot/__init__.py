@@ -1,0 +1,1 @@
+"""Do roundings sling weights out of overfitting: tasks, arms, one run, and what follows from it."""

@@ -1,1 +1,0 @@
-"""One measurement, one file: what it does in arrays, and what two hypotheses predicted of it. `pictures` draws them."""

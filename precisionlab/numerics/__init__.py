@@ -1,0 +1,1 @@
+"""What a format is, and rounding to it."""

@@ -1,0 +1,1 @@
+"""One training step and loops of them, with a rounding at every site."""
