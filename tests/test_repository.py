@@ -1,4 +1,4 @@
-"""What the repository promises about itself: the floors of the imports, the commands of the README, versions."""
+"""What the repository promises about itself: the order of its rooms, the commands of the README, versions."""
 
 import ast
 import re
@@ -13,18 +13,21 @@ ROOT = Path(precisionlab.__file__).parents[1]
 PACKAGE = ROOT / "precisionlab"
 
 
-def floors() -> dict[str, int]:
-    """The floor of every module, from the table in CONTRIBUTING."""
-    found = {}
-    for floor, names in re.findall(r"^ *F(\d+) +(.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE):
-        for name in names.split():
-            assert name not in found, f"CONTRIBUTING lists {name} on two floors"
-            found[name] = int(floor)
-    return found
+def rooms() -> list[str]:
+    """The rooms in the order of imports, from the table in CONTRIBUTING."""
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## The rooms")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([a-z_/]+)` \|", table, re.MULTILINE)
+
+
+def room_of(name: str) -> str:
+    """`numerics` of `numerics/grids`, `experiments/manifold` of all that is in it; nothing for what stands beside the rooms."""
+    parts = name.split("/")
+    inside = 2 if parts[0] == "experiments" else 1
+    return "/".join(parts[:inside]) if (PACKAGE / parts[0]).is_dir() else ""
 
 
 def modules() -> dict[str, Path]:
-    """Every module by the name CONTRIBUTING uses: `formats`, `runs/store`; a package's own module is `runs`."""
+    """Every module: `numerics/grids`; a package's own module is `numerics`."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).with_suffix("").as_posix()
@@ -49,16 +52,45 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
     return names
 
 
-def test_every_module_has_a_floor():
-    assert set(floors()) == set(modules())
+def circle(links: dict[str, set[str]]) -> list[str]:
+    """Names that can be reached from themselves, or none."""
+    while ready := {name for name, others in links.items() if not others & set(links)}:
+        links = {name: others for name, others in links.items() if name not in ready}
+    return sorted(links)
+
+
+def test_every_room_stands_in_the_table():
+    assert sorted(rooms()) == sorted({room_of(name) for name in modules()} - {""})
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_go_down(name):
-    table, known = floors(), modules()
+def test_imports_go_up_the_table(name):
+    table, known = ["", *rooms()], modules()
     for other in imported(known[name], known):
-        within = name == other.rsplit("/", 1)[0] and "/" in other  # a package re-exports its own modules
-        assert within or table[other] < table[name], f"{name} (F{table[name]}) imports {other} (F{table[other]})"
+        assert table.index(room_of(other)) <= table.index(room_of(name)), f"{name} imports {other}, whose room comes later"
+
+
+@pytest.mark.parametrize("room", ["", *rooms()])
+def test_no_room_imports_in_a_circle(room):
+    known = modules()
+    inside = {name: path for name, path in known.items() if room_of(name) == room}
+    assert circle({name: imported(path, known) - {name} for name, path in inside.items()}) == []
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("room", sorted({str(path.parent.relative_to(PACKAGE)) for path in modules().values()} - {"."}))
+def test_a_room_says_what_each_of_its_files_is_for(room):
+    """Rooms that show their public names leave the files to CONTRIBUTING, and to the first line of each."""
+    says = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    if "Its files:" in says:
+        named = set(re.findall(r"\w+", says))
+        assert files <= named, f"{room}/__init__.py does not name {files - named}"
+    for file in files:
+        assert ast.get_docstring(ast.parse((PACKAGE / room / f"{file}.py").read_text()))
 
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if name.startswith("runs")))

@@ -1,4 +1,4 @@
-"""The questions: one file each, under one registry.
+"""The questions: one room each, under one registry.
 
 `MAIN` is what `precisionlab run` answers when no experiment is named.
 """

@@ -1,1 +1,12 @@
-"""What a format is, and rounding to it."""
+"""What a format is, and rounding to it.
+
+Its files:
+
+    carriers, wide               float32 and float64 as ladders of integers; what comes in as float64 where JAX would round it
+    formats, checks              the numbers of a format; whether they make sense and fit their carrier
+    grids                        where a number lies among the values of a format: significand, shift, base; `ulp`, `neighbors`
+    modes, randomness, rounding  the increment of each mode, the one to odd too; random words; add it, drop the rest, overflow
+    scaling                      exact products with powers of two
+    blocks, block_formats        formats whose entries share a scale (MX, NVFP4), and their tables
+    scale_laws                   which power of two a block shares
+"""

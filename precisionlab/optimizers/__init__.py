@@ -6,6 +6,15 @@
     ...
     record = stagnation(opt_state)               # wherever the state ended up inside other wrappers
     total(record.tally).stagnated_fraction
+
+How an update comes into the record, room by room:
+
+    cures/       round it, and when asked say what they meant (`roundings.Revealed`)
+    meaning/     runs the optimizer's own program again, with nothing narrow, for what was meant of its state
+    tracking/    gathers both as sights, counts them in one look, keeps the record in the state
+    advice/      says what the record means
+
+`sums` is what is stored for w + u, `choosing` in which format each leaf is, `widening` an optimizer made to see float32.
 """
 
 from precisionlab.optimizers.advice import Advice, advise

@@ -1,1 +1,5 @@
-"""Error-free transformations, and the five basic operations rounded exactly with them."""
+"""Single operations, exactly.
+
+Error-free transformations (`exact_sums`); + - * / and the square root rounded once with them (`basic`); and what of them
+stochastic rounding needs (`chances`).
+"""

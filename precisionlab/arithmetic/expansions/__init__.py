@@ -1,1 +1,1 @@
-"""Operations that are programs of simpler ones: factorizations, transforms, windows."""
+"""Operations that are programs of simpler ones; `table` says which, the other files hold the programs."""

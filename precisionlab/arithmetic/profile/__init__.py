@@ -1,1 +1,4 @@
-"""Where the error of a program comes from: a float64 shadow, what each rounding did, and the report."""
+"""Where the error of a program comes from.
+
+`profiling` walks it beside a float64 shadow (`shadows`), counts what each rounding did (`seen`), and says it (`reports`).
+"""

@@ -1,1 +1,9 @@
-"""What all questions share: what an experiment and a measurement are, claims, configurations, panels of pictures."""
+"""What all questions share.
+
+Its files:
+
+    experiment    what an experiment is, and work in stages that survive an interruption
+    measured      what a measurement hands over, and what two hypotheses said beforehand
+    claiming      claims about whole numbers and about means
+    panels        what the pictures share
+"""
