@@ -2,8 +2,9 @@
 
 *Exact* ones move, compare or choose: what comes out was there before. *Rounded* ones compute something that the format may not
 hold, and are rounded once. *Structural* ones hold programs of their own, which are walked. *Opaque* ones are programs for
-something else than JAX (a callback, a kernel): they run as they are, their results are rounded once, and the user is told. A
-primitive that stands nowhere here is asked for what it is made of (`arithmetic/equations`), and is opaque if that is not known.
+something else than JAX (a callback, a kernel): they run as they are, their results are rounded once, and the user is told.
+A primitive that stands nowhere here is asked for what it is made of (`arithmetic/programs/equations`), and is opaque if
+that is not known.
 """
 
 from jax.extend.core import primitives

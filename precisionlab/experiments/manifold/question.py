@@ -18,7 +18,7 @@ and they do not agree:
 
 With cross-entropy there is no minimum at all, and the computed loss is exactly zero on an open set: there representation is
 right (row 10), and a procedure that could not say so would be worth nothing. What the rows say together is decided by
-`measurements.decision`, whose rules were fixed before. Seeds begin at 100, because some choices (the tube of the census, the
+`decision`, whose rules were fixed before. Seeds begin at 100, because some choices (the tube of the census, the
 tangent of the extents, when an arm counts as stagnated) were made looking at the seeds below.
 """
 

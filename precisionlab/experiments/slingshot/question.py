@@ -13,7 +13,7 @@ the weights, fall off the register. These are two claims, and each has a rival:
                     Only a fall of the high frequencies at the second supports the mechanism. Two more arms separate its parts:
                     two bits fewer without shrinking, and shrinking into a register with two bits more.
 
-`measurements.slingshot` has the rule of the verdict, the arms and the data. Weights live in their register throughout,
+The files beside this one have the rule of the verdict, the arms and the data. Weights live in their register throughout,
 stochastically rounded (a native dtype rounds to nearest); everything measured is computed on the stored weights, the spectra in
 float64.
 """
@@ -46,11 +46,11 @@ _FOR_CERTAIN = 16
 
 @dataclass(frozen=True)
 class SlingshotConfig:
-    """The data, the registers and the training; the arms are always all of `measurements.slingshot.arms`.
+    """The data, the registers and the training; the arms are always all of `arms`.
 
     Attributes:
         data: waves, digits.
-        registers: names in `measurements.slingshot.arms.REGISTERS`.
+        registers: names in `arms.REGISTERS`.
         seeds: how many; each has data, labels' noise and initial weights of its own, the same for every register and arm.
         steps: updates until the slingshot, for each of `data`.
         more: updates after it.
