@@ -1,5 +1,8 @@
 """Strict JAX for every test, and markers that mean what they say."""
 
+import shutil
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -7,11 +10,39 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+_CACHE_LIMIT = 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what was compiled, for the other worker and for the next run: most of the time of these tests is compilation."""
+    if cache := getattr(config, "cache", None):
+        place = Path(cache.mkdir("jax"))
+        if not hasattr(config, "workerinput") and sum(file.stat().st_size for file in place.iterdir()) > _CACHE_LIMIT:
+            shutil.rmtree(place, ignore_errors=True)
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        # Who reads what another worker is just writing, or what was cut off, compiles for himself.
+        config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs an accelerator where there is none; `-m slow` (see pyproject.toml) picks the exhaustive tests."""
+    """Leave most cases of *sampled* tests to `-m slow`, and skip what needs an accelerator where there is none."""
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if "sampled" in item.keywords:
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
         if "gpu" in item.keywords and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="gpu: JAX finds no accelerator here, only cpu"))
+    for alike in cases.values():
+        marker = alike[0].get_closest_marker("sampled")
+        assert marker is not None
+        (count,) = marker.args
+        taken = {index * len(alike) // count for index in range(count)}
+        for index, item in enumerate(alike):
+            if index not in taken:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

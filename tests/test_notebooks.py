@@ -25,6 +25,7 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[] if path.stem != "the_question" else pytest.mark.thorough) for path in NOTEBOOKS],

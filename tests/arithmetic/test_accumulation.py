@@ -173,6 +173,7 @@ HOWS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
@@ -195,6 +196,7 @@ def test_stacked_formats_take_one_program_and_every_operation_rounds_once(name, 
     assert compiled._cache_size() == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ["nearest_away", "downward", "to_odd"])
 def test_the_other_modes(mode):
     compiled = jax.jit(
@@ -211,6 +213,7 @@ def test_the_other_modes(mode):
                 assert_same(result, Reference(HOWS[name](fmt), mode).dot(a, b), what=f"{name} {fmt} {mode} {bits}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("how", "mode"),
     [
@@ -236,6 +239,7 @@ def test_constant_formats(how, mode):
         check(how, mode, a, b, f"bits {bits}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 67, 130])
 def test_the_shape_of_the_tree(count):
     a, b = operands(count, 1, count, 1, 3)
@@ -260,6 +264,7 @@ def test_nothing_sums_to_zero():
         assert_same(result, np.zeros((*shape[:-1], 3), np.float32))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ["nearest_even", "toward_zero", "upward"])
 @pytest.mark.parametrize("multiply", [None, BF16, F32])
 def test_infinities_and_nan(multiply, mode):
@@ -350,6 +355,7 @@ def test_products_that_are_exact_are_seen():
     assert jax.vmap(lambda x: multiplies_exactly(eight, x, FLOAT32_CARRIER))(wide[:, None]).tolist() == [False, False]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -377,6 +383,7 @@ def test_jit_eager_vmap_and_a_batch_agree():
     assert_same(jax.vmap(lambda x, y: dot(x, y, **options))(a, jnp.broadcast_to(b, (4, 10, 3))), eager)
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_exact_product():
     a, b = (jnp.asarray(x) for x in operands(6, 3, 8, 2))
     weights = jnp.arange(6.0).reshape(3, 2)
@@ -398,6 +405,7 @@ def exactly(a: Any, b: Any) -> Any:
 # Sums, running sums, products
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("axes", [(0,), (1, 2), (2, 0), (0, 1, 2), ()])
 def test_sums_over_axes(axes):
     x = operands(7, 24, 5, 1)[0].reshape(2, 12, 5)
@@ -453,6 +461,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions(name):
     shape, kernel, options = CONVOLUTIONS[name]
@@ -572,6 +581,7 @@ def test_draws_are_independent_of_each_other():
     assert np.allclose(shares, [9 / 16, 6 / 16, 1 / 16], atol=5 * 0.5 / 32)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "how", [Accumulation(None, BF16, chunk=8, compensated=True), Accumulation(BF16, BF16, chunk=7, order="pairwise")]
 )

@@ -55,6 +55,7 @@ def operands(fmt: Any) -> list[tuple[float, float]]:
     return [(w, float(np.float32(u))) for w, u in pairs]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_chance_is_the_exact_remainder_over_the_gap(name: str) -> None:
     fmt = FORMATS[name]
@@ -106,6 +107,7 @@ def test_far_below_the_smallest_value_the_other_words_decide() -> None:
             assert found.tolist() == [math.copysign(2.0**-9, size) * up]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_of_r_bits_the_chance_is_a_multiple_rounded_down(name: str, bits: int) -> None:
@@ -131,6 +133,7 @@ def test_what_ends_behind_the_word_is_rounded_down_too() -> None:
         assert found.tolist() == [1.0 if goes else 1 - 2.0**-24]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_exact_sums_have_the_bits_of_round_to(name: str) -> None:
     fmt, key = FORMATS[name], jax.random.key(3)
@@ -148,6 +151,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
 @pytest.mark.parametrize(("name", "u"), SMALL)
 def test_an_update_that_the_carrier_drops_arrives_in_the_mean(name: str, u: float, jitted: bool) -> None:
@@ -177,6 +181,7 @@ def test_an_update_that_the_carrier_drops_arrives_in_the_mean(name: str, u: floa
     assert not jitted or gaps > 0
 
 
+@pytest.mark.slow
 def test_an_intermediate_of_a_few_bits_keeps_all_of_its_own() -> None:
     w, u = jnp.ones(2**16), jnp.full(2**16, 2.0**-26)
     key = jax.random.key(0)
@@ -187,6 +192,7 @@ def test_an_intermediate_of_a_few_bits_keeps_all_of_its_own() -> None:
     assert (round_sum(w, u, pl.FLOAT32, pl.stochastic_bits(2), key=key) == 1).all()
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_sum() -> None:
     def f(a: Any, b: Any) -> Any:
         return jnp.sum(round_sum(a, b, pl.BFLOAT16, pl.stochastic, key=jax.random.key(0)) * jnp.float32([1.0, 2.0]))
@@ -204,6 +210,7 @@ def test_what_is_not_finite_stays_so() -> None:
     assert found[4] == 0
 
 
+@pytest.mark.slow
 def test_in_float64_too() -> None:
     with jax.enable_x64(True):
         w, u = jnp.ones(2**16, jnp.float64), 2.0**-60

@@ -50,6 +50,7 @@ def assert_equal(actual: Any, expected: np.ndarray, x: np.ndarray, what: str) ->
     assert wrong.size == 0, f"{what}: {[(x[i], got[i], expected[i]) for i in wrong[:4]]}, {wrong.size} of {x.size}"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_cast_to_a_dtype(source):
     with jax.enable_x64(True):
@@ -60,6 +61,7 @@ def test_every_cast_to_a_dtype(source):
             assert_equal(cast, exactly(x, pl.FORMATS[name]), x, f"{source} to {name}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", ["upward", "to_odd", "nearest_away"])
 @pytest.mark.parametrize("source", ["float64", "int64", "uint32"])
 def test_every_mode_of_a_cast(source, mode):
@@ -83,6 +85,7 @@ def test_every_format_and_mode(source, mode):
             assert_equal(cast, exactly(x, FORMATS[name], mode), x, f"{source} to {name} {mode}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", ["int32", "uint32"])
 def test_wide_integers_without_x64(source):
     """In float32 halves: every precision that float32 has, formats that are traced among them."""
@@ -120,6 +123,7 @@ def test_values_of_float64_that_enter_a_narrower_format():
         assert (product.dtype, float(product)) == (jnp.bfloat16, 1 + 2**-7)
 
 
+@pytest.mark.slow
 def test_casts_under_transformations():
     with jax.enable_x64(True):
         x = jnp.asarray([1 + 2**-8 + 2**-40, -(2.0**-130)])
@@ -131,6 +135,7 @@ def test_casts_under_transformations():
         assert looped.tolist() == [1 + 2**-8, -0.0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", ["float64", "int64"])
 def test_stochastic_casts_see_the_exact_remainder(source):
     """A quarter of the gap above 2^30, and beside it what float32 would have dropped."""

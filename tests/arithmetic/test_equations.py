@@ -175,6 +175,7 @@ def test_a_library_s_primitive_can_be_named_also_where_the_function_has_it_not()
         simulate(jnp.sin, Rules(BFLOAT16, primitives={"maybe_sat": pl.FLOAT32}))(X)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["lax", "checkpointed", "bounded"])
 def test_equinox_s_loops(kind):
     def loop(x):
@@ -247,6 +248,7 @@ def accumulated_by_hand(x):
     return total
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("fun", "by_hand"),
     [
@@ -284,6 +286,7 @@ def test_a_reference_from_outside_is_written_in_its_own_dtype(dtype):
 # Functions applied in place
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("index", "options"),
     [

@@ -66,6 +66,7 @@ CASES: dict[str, tuple[Any, Any, Any, Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CASES)
 def test_the_origin_is_named(name):
     fun, x, nonfinite, underflow = CASES[name]
@@ -98,6 +99,7 @@ def test_scope_and_place_of_a_constant():
     assert [row.primitive for row in profile.operations] == ["abs", "constant 1e-08", "add", "div"][1:]
 
 
+@pytest.mark.slow
 def test_a_constant_that_its_dtype_had_lost_already():
     """In float16 programs 1e-8 is written as 0, in float64 as well: the quotient of two zeros is still where NaN comes from."""
     adam = optax.adam(1e-3)
@@ -112,6 +114,7 @@ def test_a_constant_that_its_dtype_had_lost_already():
     assert error_profile(lambda x: x * 2.0, FLOAT16)(np.float32([np.nan])).first_nonfinite.primitive == "argument 0"
 
 
+@pytest.mark.slow
 def test_draws_and_operations_that_round_as_a_whole():
     key = jax.random.key(0)
     assert origins(lambda key: jax.random.cauchy(key, (4000,)) * 0.5, key, fmt=E4M3) == ("random.cauchy", "random.cauchy")

@@ -315,6 +315,7 @@ def test_the_table_prints_the_worst_first():
     assert str(profile) == profile.table()
 
 
+@pytest.mark.slow
 def test_what_is_random_has_the_random_modes_and_the_samplers():
     third = error_profile(lambda x: x / 3.0, BFLOAT16, mode=pl.stochastic)
     key = jax.random.key(0)

@@ -123,6 +123,7 @@ def size(tree: Any) -> float:
     return math.sqrt(sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_and_its_gradient(name):
     model = MODELS[name]()
@@ -147,6 +148,7 @@ def test_a_model_and_its_gradient(name):
 SCOPED = ("linen", "haiku")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SCOPED)
 def test_rules_by_the_scopes_of_the_framework(name):
     """With everything else exact, the rounding of one module is the only one."""
@@ -160,6 +162,7 @@ def test_rules_by_the_scopes_of_the_framework(name):
     assert np.any(np.asarray(with_norm) != np.asarray(without))
 
 
+@pytest.mark.slow
 def test_profiles_by_the_scopes_of_the_framework():
     model = haiku()
     profile = error_profile(jax.grad(loss_of(model)), Rules(BFLOAT16, scopes={"norm": FLOAT32}))(model.params, X, Y)

@@ -110,6 +110,7 @@ def test_complex_constants_casts_and_choices():
     assert equal.all()
 
 
+@pytest.mark.slow
 def test_complex_gradients_inside_and_outside():
     z = draw_complex(5)
 
@@ -136,6 +137,7 @@ def test_complex_numbers_in_the_float64_carrier_and_in_an_error_profile():
 # --- Fourier transforms.
 
 
+@pytest.mark.sampled(2)
 @FORMATS
 @pytest.mark.parametrize("backwards", [False, True], ids=["fft", "ifft"])
 def test_transforms_of_powers_of_two_are_butterflies(fmt, backwards):
@@ -161,6 +163,7 @@ def test_transforms_of_real_numbers_and_of_several_axes():
         same(pair(plane[:, column]), twin.fourier(*pair(half[:, column]), -1, rounds))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("n", [1, 2, 4, 6, 16])
 def test_transforms_there_and_back(n):
     x = draw(3, n) + 0j
@@ -194,6 +197,7 @@ def test_cholesky_of_what_is_not_positive_is_nan_throughout():
     assert np.isnan(simulate(lax.linalg.cholesky, BFLOAT16)(a)[np.tril_indices(3)]).all()
 
 
+@pytest.mark.sampled(3)
 @FORMATS
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)], ids=str)
 def test_lu_is_its_textbook_algorithm(fmt, shape):
@@ -203,6 +207,7 @@ def test_lu_is_its_textbook_algorithm(fmt, shape):
         same(got, want)
 
 
+@pytest.mark.sampled(2)
 @FORMATS
 @pytest.mark.parametrize("lower", [True, False], ids=["lower", "upper"])
 def test_triangular_solve_is_substitution(fmt, lower):
@@ -258,6 +263,7 @@ SOLVES = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SOLVES)
 def test_gradients_of_solves_inside_and_outside(name):
     function, *args = SOLVES[name]
@@ -342,6 +348,7 @@ def test_scattered_updates_have_the_exact_derivative_and_draw_their_bits():
     assert len(set(draws)) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", [None, Accumulation(BFLOAT16, BFLOAT16)], ids=["once", "in order"])
 def test_a_ragged_product_is_a_product_group_by_group(how):
     x, w, y = draw(6, 3), draw(2, 3, 4, seed=1), draw(6, 2, seed=2)

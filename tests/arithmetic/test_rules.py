@@ -154,6 +154,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_scope_decides_wherever_it_is(name):
     rules = Rules(E5M2, scopes={"norm": BFLOAT16})
@@ -169,6 +170,7 @@ def test_a_scope_decides_wherever_it_is(name):
     assert_same(jax.jit(simulate(WRAPPED[name](scaled), alone))(X), np.asarray(narrow(X)) / np.float32(3) * np.float32(1.7))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [name for name in WRAPPED if name != "while"])
 def test_the_backward_pass_of_a_scope_follows_its_rule(name):
     """d/dx of exp(c * s(1.1 x)) with s in the scope: multiply in it by 1.7 and divide by 3, backwards."""

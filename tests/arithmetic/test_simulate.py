@@ -156,6 +156,7 @@ def total(fun: Callable[..., Any], r: Any) -> Callable[..., Any]:
     return loss
 
 
+@pytest.mark.sampled(1)
 @ALL
 def test_every_operation_is_rounded(name):
     fun = FUNCTIONS[name]
@@ -167,6 +168,7 @@ def test_every_operation_is_rounded(name):
     assert any(map(differ, jax.tree.leaves(wanted), jax.tree.leaves(fun(same, X, Y))))
 
 
+@pytest.mark.sampled(2)
 @DIFFERENTIABLE
 def test_the_derivative_is_straight_through(name):
     fun, r = FUNCTIONS[name], partial(to, BFLOAT16)
@@ -177,6 +179,7 @@ def test_the_derivative_is_straight_through(name):
     assert any(np.any(np.asarray(x) != to(BFLOAT16, x)) for x in got)  # its own operations are not rounded
 
 
+@pytest.mark.sampled(2)
 @DIFFERENTIABLE
 def test_the_backward_pass_is_rounded(name):
     loss = total(FUNCTIONS[name], same)
@@ -271,6 +274,7 @@ def test_gradients_over_stacked_formats():
         assert_same(stacked[1][at], inner)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["plain", "own_vjp", "scanned", "conditional", "looped"])
 def test_data_under_vmap(name):
     simulated = simulate(partial(FUNCTIONS[name], same), BFLOAT16)
@@ -293,6 +297,7 @@ TRANSFORMATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_constants_first_met_within_a_transformation(name):
     """They are rounded at once and kept; these ones no other test has."""
@@ -319,6 +324,7 @@ def simulate_in(*args: Any, **options: Any) -> Callable[..., Any]:
     return lambda fun: simulate(fun, *args, **options)
 
 
+@pytest.mark.slow
 def test_simulations_nest():
     """The narrower format inside decides; a wider one inside is rounded again by the one outside."""
     narrow = simulate(partial(plain, same), E5M2)
@@ -494,6 +500,7 @@ def test_the_bits_are_those_of_the_programs_dtype():
     np.testing.assert_array_equal(bits, np.asarray(to(BFLOAT16, X)).view(np.uint32))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fmt", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float4_e2m1fn"])
 def test_the_extremes_of_a_dtype_become_those_of_the_format(fmt):
     """Masks, and the maxima that start at -inf."""
@@ -546,6 +553,7 @@ def test_printing_passes(capfd):
 # Random numbers
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fmt", ["bfloat16", "float4_e2m1fn"])
 def test_draws_are_single_operations(fmt):
     """A uniform number rounded step by step could become 1, a normal one infinite."""
@@ -570,6 +578,7 @@ def test_draws_are_single_operations(fmt):
     assert_equal_trees(exactly, native[2])
 
 
+@pytest.mark.slow
 def test_draws_with_parameters_and_their_gradients():
     def mean(low, key):
         return jnp.mean(jax.random.uniform(key, (64,), minval=low, maxval=1.0))
@@ -584,6 +593,7 @@ def test_draws_with_parameters_and_their_gradients():
 # The carrier
 
 
+@pytest.mark.slow
 def test_float64_carrier():
     tiny = np.float32(2.0**-130)
     with jax.enable_x64(True):
@@ -600,6 +610,7 @@ def test_float64_carrier():
         assert in_float64(jnp.float32(1.0)).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_float64_programs_are_carried_in_float64():
     with jax.enable_x64(True):
         x = jnp.asarray([0.1, 0.2], jnp.float64)
@@ -672,6 +683,7 @@ EXACT = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "fmt", [pl.FLOAT32, pl.ieee_format(8, 22), pl.ieee_format(8, 14), BFLOAT16, pl.FLOAT16], ids=lambda fmt: pl.name_of(fmt)
 )
@@ -703,6 +715,7 @@ def rounded_exactly(x: Fraction, fmt: Any, mode: str) -> float:
 # How terms are summed
 
 
+@pytest.mark.slow
 def test_accumulation_in_products():
     how = Accumulation(accumulate=BFLOAT16, chunk=4)
     rng = np.random.default_rng(8)
@@ -732,6 +745,7 @@ def test_accumulation_in_convolutions():
     assert_same(got, dot(windows, r(kernel), multiply=BFLOAT16, accumulate=BFLOAT16))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", [Accumulation(accumulate=BFLOAT16), Accumulation(accumulate=E5M2, order="pairwise")])
 def test_accumulation_in_sums(how):
     x = np.random.default_rng(10).uniform(1, 2, size=(3, 21)).astype(np.float32)
@@ -751,6 +765,7 @@ def test_accumulation_in_sums(how):
         assert_same(back[:, -upto], dot(r(x)[:, ::-1][:, :upto], ones[:upto], **sequential))
 
 
+@pytest.mark.slow
 def test_block_formats_in_products():
     rng = np.random.default_rng(11)
     a, b = rng.normal(size=(3, 40)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
@@ -773,6 +788,7 @@ def test_block_formats_in_products():
 DRAWN = partial(simulate, fmt_or_policy=BFLOAT16, mode=pl.stochastic)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["plain", "scanned", "looped", "rematerialized"])
 def test_draws_are_a_function_of_the_key(name):
     fun = DRAWN(partial(FUNCTIONS[name], same))
@@ -928,6 +944,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_sharded_functions():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -488,6 +488,7 @@ def compare(name: str, fmt: str, mode: str, transform: Callable[..., Any]) -> No
         assert_same(got, expected, what=f"{name}, {fmt}, {mode}, output {i}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "fmt", "mode"), problems(BY_DEFAULT, ["nearest_even"]))
 def test_simulation_equals_reference(name, fmt, mode):
     compare(name, fmt, mode, jax.jit)
@@ -623,6 +624,7 @@ def tiny(x: np.ndarray) -> np.ndarray:
     return (x != 0) & (np.abs(x) <= 2.0**-126)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fmt", ["bfloat16", "float16"])
 def test_arithmetic_of_random_pairs(fmt, mode):
@@ -675,6 +677,7 @@ def edges(x):
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fmt", ["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "fixed_3_6", "e4m3fn_saturating"])
 def test_edges(fmt):
     numbers = FORMATS.get(fmt, pl.FORMATS.get(fmt))
@@ -759,6 +762,7 @@ def every_function(x):
     return tuple(f(x) for f in ELEMENTARY.values())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fmt", MISROUNDED)
 def test_elementary_functions_of_all_values(fmt):
     """At most the counts above (vector units differ), and then by the neighbour.

@@ -100,6 +100,7 @@ def _native(function: Any, arrays: Any) -> Any:
             return None
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLE)
 def test_public_functions(name):
     (call,) = calls(name)

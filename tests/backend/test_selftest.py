@@ -16,6 +16,7 @@ def checks():
     return {check.name: check for check in selftest.run_checks()}
 
 
+@pytest.mark.slow
 def test_every_check_passes_here_and_speaks_in_sentences(checks):
     assert len(checks) == 13
     for check in checks.values():

@@ -48,6 +48,7 @@ def trainer(name: str) -> Any:
     return train
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("lr", [1e-5, 1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
 def test_training_loses_what_the_interval_says(tmp_path: Path, name: str, lr: float) -> None:
@@ -118,6 +119,7 @@ def legend(ax: Axes) -> list[str]:
     return [text.get_text() for text in shown.get_texts()]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("suffix", "start"), [("png", PNG), ("SVG", SVG), ("pdf", PDF)])
 def test_plots_are_saved_beside_the_same_answer(tmp_path: Path, suffix: str, start: bytes) -> None:
     names = {"w": weights(np.float32), "a$\\frac$b": weights(np.float32, seed=1), "層": weights(np.float32, 100)}

@@ -194,6 +194,7 @@ def test_raw_bytes_of_numpy_are_skipped(tmp_path: Path) -> None:
 # Forecast
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", DTYPES)
 def test_forecast_agrees_with_expected_lost_fraction(tmp_path: Path, kind: str) -> None:
     array = weights(DTYPES[kind])
@@ -275,6 +276,7 @@ def test_one_piece_or_many_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         assert repr(compare(path, path)) == repr(same)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
 def test_entries_that_are_no_numbers_are_counted_apart(tmp_path: Path, kind: str) -> None:
     array = np.array([1.0, math.nan, 1.0, 0.25], np.float32).astype(DTYPES[kind])

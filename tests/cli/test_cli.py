@@ -348,6 +348,7 @@ def without_moment(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("stops", [[0], [1], [3], [1, 2]])
 @pytest.mark.parametrize("halfway", [False, True])
 def test_resumed_runs_are_identical(say, monkeypatch: pytest.MonkeyPatch, stops: list[int], halfway: bool) -> None:
@@ -378,6 +379,7 @@ def test_resumed_runs_are_identical(say, monkeypatch: pytest.MonkeyPatch, stops:
         assert without_moment(parts, name) == without_moment(whole, name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT of this kind")
 def test_sigint_and_sigkill(say, tmp_path: Path) -> None:
     code = f"{fake_experiment.BARE}from tests.cli.fake_experiment import main; main()"

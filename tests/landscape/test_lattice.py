@@ -21,6 +21,7 @@ def _net_by_numpy(axes, inputs, targets, threshold):
     return grid[0.5 * (residuals**2).sum(axis=1) <= threshold]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("axis", [fixed_axis(-2.0, 2.0, 3), float_axis(4, -2, 0)], ids=["fixed", "float"])
 @pytest.mark.parametrize("slope_bound", [None, 4.0])
 @pytest.mark.parametrize("d", [1, 2, 3])
@@ -106,6 +107,7 @@ def _slope(bits, counts):
     return np.polyfit(bits, np.log2(counts), 1)[0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "d"), [("points", 2), ("line", 1), ("circle", 1), ("plane", 1), ("sphere", 1), ("axis", 2)])
 def test_counts_on_a_fixed_lattice_follow_the_volume_of_the_tube(name, d):
     n, _, _, volume = _SHAPES[name]
@@ -117,6 +119,7 @@ def test_counts_on_a_fixed_lattice_follow_the_volume_of_the_tube(name, d):
 
 
 # A point near the edge of a binade needs more bits: the density of floats jumps there, and the tube must not reach it.
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "d", "bits"),
     [("circle", 1, (5, 6, 7, 8)), ("sphere", 1, (4, 5, 6)), ("axis", 2, (7, 8, 9)), ("points", 2, (9, 10, 11))],

@@ -78,6 +78,7 @@ def check_theorem(setting, seeds):
     return residuals, found, spectrum
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("setting", SETTINGS[:6], ids=str)
 def test_nullity_at_a_minimum_is_n_minus_d_r(setting):
     check_theorem(setting, 4)
@@ -95,6 +96,7 @@ def test_nullity_at_a_minimum_is_n_minus_d_r_in_every_seed(setting):
     assert (np.abs(hessians.values[:, : d * r] - spectrum.values**2) <= errors).all()  # H = J^T J
 
 
+@pytest.mark.slow
 def test_a_linear_network_has_no_zero_and_a_smaller_rank():
     residuals, starts = fit(10, 1, 2, 8, "linear", layers=2)
     found = reach_minima(residuals, starts(4))

@@ -118,6 +118,7 @@ def test_no_derivative_no_rank():
     assert rank(found) == 0
 
 
+@pytest.mark.slow
 def test_rows_of_points_are_each_as_one_point():
     net = Net(5, 2, 6)
     thetas = np.random.default_rng(2).standard_normal((3, net.n))
@@ -167,6 +168,7 @@ def test_hessian_at_a_minimum_and_away_from_it():
     assert gap(found, 4) > 1e10
 
 
+@pytest.mark.slow
 def test_lanczos_agrees_with_dense():
     net = Net(40, 3, 20)
     dense = hessian_spectrum(net.loss, net.theta)

@@ -13,6 +13,7 @@ def sphere(w):
     return jnp.sum(w**2, keepdims=True) - 1.0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("length", "steps"), [(1.0, 10), (2 * np.pi, 100), (3.0, 1)])
 def test_on_a_circle_each_step_turns_by_its_arctangent(length, steps):
     there = walk(sphere, [1.0, 0.0], [0.3, 1.0], length, steps)
@@ -59,6 +60,7 @@ def test_a_flat_manifold_is_walked_in_a_straight_line():
     np.testing.assert_allclose(there.arc, np.linspace(0, 2, 9), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_walk_between_minima_stays_at_zero_and_a_line_does_not():
     residuals, starts = fit(8, 1, 2, 16, "tanh")
     start = reach_minimum(residuals, starts(1)[0]).theta

@@ -157,6 +157,7 @@ def padded_rows(x: np.ndarray, rows: int) -> np.ndarray:
 # The oracle itself.
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MX)
 def test_array_oracle_is_the_scalar_law(name: str) -> None:
     spec = MX[name]
@@ -194,6 +195,7 @@ def test_every_mode_is_the_law_at_the_boundaries(name: str) -> None:
         assert_same(actual, spec_blocks(x, spec, mode), x, mode)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MX)
 def test_constant_formats_are_the_law(name: str) -> None:
     spec, block_format = MX[name], BLOCK_FORMATS[name]
@@ -203,6 +205,7 @@ def test_constant_formats_are_the_law(name: str) -> None:
     assert_same(scales, spec_scales(x, spec).astype(np.float32)[:, None])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", MX)
 def test_every_mode_is_the_law_in_float64(name: str) -> None:
     spec, element = MX[name], BLOCK_FORMATS[name].element
@@ -225,6 +228,7 @@ def test_a_subnormal_survives_beside_its_scale() -> None:
     assert_same(round_blocks(x, blocks.MXFP8_E5M2), x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", [(1,), (70,), (2, 33, 16)])
 def test_any_axis(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(4).normal(size=shape).astype(np.float32) * np.float32(9)
@@ -407,6 +411,7 @@ def test_nvfp4_is_the_table() -> None:
     assert set(BLOCK_FORMATS) == {*MX, "nvfp4"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("name", nvfp4_tensors("float32"))
 def test_nvfp4_is_the_published_formula(name: str, carrier: str) -> None:
@@ -521,6 +526,7 @@ def test_block_formats_are_values() -> None:
 # Transformations.
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["mxfp8_e4m3", "nvfp4"])
 def test_jit_and_vmap_change_nothing(name: str) -> None:
     block_format = BLOCK_FORMATS[name]
@@ -572,6 +578,7 @@ def test_the_gradient_is_one() -> None:
 # Stochastic rounding of the elements.
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["mxfp8_e5m2", "nvfp4"])
 def test_stochastic_rounding_is_fair(name: str) -> None:
     draws, block_format = 4096, BLOCK_FORMATS[name]
@@ -680,6 +687,7 @@ def law_block(block: list[float], spec: Spec, law: str) -> tuple[float, list[flo
     return float(scale), [float(Fraction(p) * scale) if p else p for p in elements]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("law", pl.SCALE_LAWS)
 @pytest.mark.parametrize("name", MX)
 def test_every_scale_law_is_its_definition(name: str, law: str) -> None:

@@ -71,6 +71,7 @@ def test_ieee_format_is_the_named_one(bits: tuple[int, int], name: str) -> None:
     assert pl.ieee_format(*bits) == pl.FORMATS[name]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("integer_bits", "fraction_bits"), [(0, 1), (0, 4), (2, 5), (3, 0), (6, -2), (-3, 8), (1, 1)])
 def test_fixed_point_is_a_symmetric_uniform_grid(integer_bits: int, fraction_bits: int) -> None:
     fmt = pl.fixed_point(integer_bits, fraction_bits)
@@ -125,6 +126,7 @@ def test_finite_values_refuses_huge_formats() -> None:
 traced_ulp, traced_neighbors = jax.jit(pl.ulp), jax.jit(pl.neighbors)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "carrier"), cases.format_cases())
 def test_ulp_is_the_gap_of_the_binade(name: str, carrier: str) -> None:
     fmt = FORMATS[name]
@@ -140,6 +142,7 @@ def test_ulp_is_the_gap_of_the_binade(name: str, carrier: str) -> None:
         assert_same(traced_ulp(x, fmt), expected, x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("carrier", cases.CARRIERS)
 @pytest.mark.parametrize("name", SMALL)
 def test_neighbors_are_the_values_below_and_above(name: str, carrier: str) -> None:

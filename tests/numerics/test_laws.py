@@ -169,6 +169,7 @@ def test_non_negative_averages_are_a_ratchet(name: str) -> None:
         assert (np.asarray(ROUND(values - np.float32(rest) * values, traced(name))) == values).all() == stuck
 
 
+@pytest.mark.slow
 def test_beta_of_adam_is_one_in_bfloat16() -> None:
     assert float(ml_dtypes.bfloat16(0.999)) == float(pl.round_to(0.999, pl.BFLOAT16)) == 1.0
     # Hyperparameters kept in the dtype of the parameters: the second moment stays zero and steps are no numbers.

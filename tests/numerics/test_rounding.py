@@ -43,6 +43,7 @@ def stack(formats: list[pl.Format]) -> pl.Format:
 # The oracle itself.
 
 
+@pytest.mark.sampled(33)
 @pytest.mark.parametrize("name", FORMATS)
 def test_array_oracle_is_the_scalar_law(name: str) -> None:
     fmt = FORMATS[name]
@@ -90,6 +91,7 @@ nearest_even = jax.jit(lambda x, fmt: pl.round_to(x, fmt))
 CONSTANT = [case for case in cases.format_cases() if case[1] == "float32" or case[0] in cases.REGISTERED]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "carrier"), CONSTANT)
 def test_every_mode_is_the_law_at_the_boundaries(name: str, carrier: str) -> None:
     fmt = FORMATS[name]
@@ -99,6 +101,7 @@ def test_every_mode_is_the_law_at_the_boundaries(name: str, carrier: str) -> Non
             assert_same(actual, oracle(x, fmt, mode), x, mode)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("carrier", cases.CARRIERS)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_the_law_with_the_format_traced(mode: str, carrier: str) -> None:
@@ -125,6 +128,7 @@ def formats(draw: st.DrawFn) -> pl.Format:
     return pl.Format(p, emin, largest, overflow, subnormals, draw(st.sampled_from([1, 2])))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(fmt=formats())
@@ -209,6 +213,7 @@ def test_half_gap_law_for_every_value(name: str) -> None:
                 assert np.array_equal(kept, expected), (sign, share, w[kept != expected][:5])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*cases.ML_DTYPES, "ieee_3_2", "fixed_2_5", "one_bit", "e4m3fnuz_no_subnormals"])
 def test_values_of_a_format_stay_in_every_mode(name: str) -> None:
     fmt = FORMATS[name]
@@ -315,6 +320,7 @@ def transform_inputs() -> np.ndarray:
     return padded(np.concatenate([*parts, cases.random_bits(512, 9)]), 4096)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ALL_MODES)
 def test_jit_and_vmap_over_stacked_formats_agree(mode: str) -> None:
     x, key = transform_inputs(), jax.random.key(3)
@@ -329,6 +335,7 @@ def test_jit_and_vmap_over_stacked_formats_agree(mode: str) -> None:
             assert_same(row, constant, x, f"constant, {name}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "one_bit_no_subnormals"])
 def test_jit_and_eager_agree(name: str) -> None:
     x, key, fmt = transform_inputs()[:1024], jax.random.key(4), FORMATS[name]
@@ -339,6 +346,7 @@ def test_jit_and_eager_agree(name: str) -> None:
         assert_same(pl.round_to(x, fmt, function, key=key), by_hand, x, f"eager, {mode}")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ALL_MODES)
 def test_vmap_over_values_and_keys_is_a_loop(mode: str) -> None:
     x = transform_inputs().reshape(4, -1)
@@ -364,6 +372,7 @@ def test_formats_as_arguments_compile_once() -> None:
     assert count == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 1, 2)])
 def test_any_shape_and_kind_of_input(shape: tuple[int, ...]) -> None:
     x = np.full(shape, 0.1, np.float32)
@@ -392,6 +401,7 @@ def test_a_scan_is_a_loop() -> None:
 # Derivatives.
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ALL_MODES)
 def test_gradient_is_straight_through(mode: str) -> None:
     x = jnp.array([0.1, -300.0, 1e-20, 500.0, 1e9, -1e-9, 0.0, jnp.inf], jnp.float32)

@@ -52,6 +52,7 @@ def mismatches(name: str, stride: int, rounding: Callable[..., jax.Array] = cons
     return wrong, first
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("rounding", [constant, traced], ids=["constant", "traced"])
 @pytest.mark.parametrize("name", cases.ML_DTYPES)
 def test_one_pattern_in_1021(name: str, rounding: Callable[..., jax.Array]) -> None:

@@ -72,6 +72,7 @@ LOW = ["float16", "float8_e4m3fn", "float8_e5m2", "fixed_2_5", "float16_no_subno
 NAMES = [*LOW[:-1], "bfloat16", "float8_e5m2fnuz", "float6_e3m2fn", "one_bit"]
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("carrier", cases.CARRIERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_probability_is_the_discarded_fraction_exactly(name: str, carrier: str) -> None:
@@ -79,6 +80,7 @@ def test_probability_is_the_discarded_fraction_exactly(name: str, carrier: str) 
         assert_law(FORMATS[name], None, carrier)
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("name", NAMES)
 def test_r_bits_round_the_probability_down(name: str, bits: int) -> None:
@@ -97,6 +99,7 @@ def test_below_one_part_in_two_to_the_r_everything_is_lost() -> None:
             assert (np.asarray(pl.round_to(at, pl.BFLOAT16, pl.stochastic_bits(bits), key=key)) != one).any()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", LOW)
 def test_far_below_the_smallest_value_the_chance_is_resolved_to_31_bits(name: str) -> None:
     """P = |x| / smallest, for words on both sides of where the decision must turn; the low 31 bits of a word decide."""
@@ -140,6 +143,7 @@ def test_mean_and_variance(name: str, generator: str) -> None:
         assert abs(measured - variance) <= SIGMAS * error, (x, measured, variance)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_sums_of_many_different_values_are_unbiased(generator: str) -> None:
     """Among normals, subnormals and values far below, at once: the total error stays within 5 standard deviations."""
@@ -229,6 +233,7 @@ def test_pairs_of_neighbours_are_uniform(generator: str) -> None:
         assert_flat(np.bincount(byte[:-1:2] * 256 + byte[1::2], minlength=2**16), f"pairs of bytes at bit {shift}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_counters_keys_and_rows_are_unrelated(generator: str) -> None:
     size = 2**16
@@ -261,6 +266,7 @@ def test_the_first_words_of_many_keys_are_uniform(generator: str) -> None:
     assert_uncorrelated(words[:, 0], words[:, 1], "first and second word")
 
 
+@pytest.mark.slow
 def test_counter_hash_depends_on_position_alone() -> None:
     hashed = pl.Stochastic().generator
     key = jax.random.key(9)

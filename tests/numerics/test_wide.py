@@ -32,6 +32,7 @@ def expected(x: np.ndarray, fmt: Any, mode: str = "nearest_even") -> np.ndarray:
         return round_array(x, fmt, mode).astype(np.float32)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CONCRETE)
 def test_float64_of_numpy_is_rounded_once(name: str) -> None:
     fmt = CONCRETE[name]
@@ -52,6 +53,7 @@ def test_the_worked_examples() -> None:
     assert pl.round_to(x.astype(">f8"), pl.BFLOAT16).tolist() == [1.0078125, np.inf, -np.inf]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [16842753, -16842753, 2**53 + 1, 2**60 + 2**52 + 1, 2**127 - 1, 3**70, 10**400, True, 7])
 def test_python_numbers_of_any_size_are_rounded_once(number: int) -> None:
     for fmt in (pl.BFLOAT16, pl.FLOAT32, pl.FLOAT8_E5M2):
@@ -107,6 +109,7 @@ def test_narrowing_is_exact_among_subnormals() -> None:
         assert_same(in_float64(lambda: jnp.asarray(x)), x.astype(np.float32))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "float8_e8m0fnu"])
 def test_ulp_and_neighbors_are_those_of_the_float64(name: str) -> None:
     fmt = CONCRETE[name]
@@ -120,6 +123,7 @@ def test_ulp_and_neighbors_are_those_of_the_float64(name: str) -> None:
     assert float(pl.ulp(2 - 2.0**-40, pl.BFLOAT16)) == 2.0**-7
 
 
+@pytest.mark.slow
 def test_thresholds_are_the_smallest_float32_that_move() -> None:
     w = np.array([1 + 2.0**-40, 2 - 2.0**-40, 0.1])
     with jax.enable_x64(True):
@@ -130,6 +134,7 @@ def test_thresholds_are_the_smallest_float32_that_move() -> None:
         assert_same(narrow, least)
 
 
+@pytest.mark.slow
 def test_lost_fractions_know_which_side_of_half_a_gap_a_size_is_on() -> None:
     w, half = np.ones(1, np.float32), 2.0**-8  # beside 1 a tie stays, and downwards half of this is enough
     sizes = [half * (1 - 2.0**-40), half, half * (1 + 2.0**-40)]
@@ -141,6 +146,7 @@ def test_lost_fractions_know_which_side_of_half_a_gap_a_size_is_on() -> None:
     assert float(pl.expected_lost_fraction(tied, half, pl.BFLOAT16)) == 0.0
 
 
+@pytest.mark.slow
 def test_tally_compares_the_float64_it_is_given() -> None:
     w, u = np.array([1.0, 1.0, 1.0]), np.array([2.0**-40, 2.0**-60, 0.0])
     found = pl.tally(w + 2.0**-41, u, w + 2.0**-41 + u)
@@ -153,6 +159,7 @@ def test_tally_compares_the_float64_it_is_given() -> None:
     assert held.histogram.tolist() == pl.tally(narrow, (u + 0.1).astype(np.float32), narrow).histogram.tolist()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", MX)
 @pytest.mark.parametrize("mode", ["nearest_even", "upward"])
 def test_blocks_are_rounded_from_the_float64(name: str, mode: str) -> None:
@@ -178,6 +185,7 @@ def test_dot_takes_float64_as_it_is() -> None:
         pl.dot(a, jnp.ones(2, jnp.bfloat16), **formats)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float32", "float64"])
 def test_apply_updates_rounds_the_sum_once(dtype: str) -> None:
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))

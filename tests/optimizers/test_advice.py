@@ -48,6 +48,7 @@ def kinds(record: Record, **options: Any) -> list[str]:
 # Weights that are frozen
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_told_in_numbers_of_the_run() -> None:
     random = np.random.default_rng(0)
     w = jnp.asarray(random.uniform(0.3, 3, 1000), BF16)
@@ -88,6 +89,7 @@ def test_below_every_floor_no_cure_is_named() -> None:
         assert ("only larger steps help" in advice.sentence) == (cure is None)
 
 
+@pytest.mark.slow
 def test_large_weights_are_given_other_cures_than_small_ones() -> None:
     """Float32 for what takes a megabyte or a hundredth of all; else chance if it lands anything, else a compensation."""
     size = 2**19 + 1
@@ -102,6 +104,7 @@ def test_large_weights_are_given_other_cures_than_small_ones() -> None:
     assert only(record, "frozen").cure == "float32"
 
 
+@pytest.mark.slow
 def test_a_compensation_keeps_at_least_what_it_is_said_to() -> None:
     """In float16 and fp8 small weights have a floor far above 2^-(p+2) of an ulp: half of the smallest number of all."""
     random = np.random.default_rng(1)
@@ -141,6 +144,7 @@ def test_without_detail_the_distance_is_said_to_be_unknown() -> None:
     assert advice.cure is None
 
 
+@pytest.mark.slow
 def test_the_share_is_the_mean_of_the_last_reads() -> None:
     optimizer, w = track(optax.identity()), {"w": jnp.ones(8, BF16)}
     state = optimizer.init(w)
@@ -166,6 +170,7 @@ def test_updates_in_reach_are_fine() -> None:
 # Paths
 
 
+@pytest.mark.slow
 def test_paths_that_differ_in_numbers_alone_are_one_finding() -> None:
     layers = [{"norm": {"scale": jnp.ones(4, BF16)}, "w": jnp.ones((4, 4), BF16)} for _ in range(3)]
     small = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-4), layers)
@@ -185,6 +190,7 @@ def test_paths_that_differ_in_numbers_alone_are_one_finding() -> None:
 # What keeps updates
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["kahan", "masters"])
 def test_what_is_kept_is_invisible_and_not_lost(name: str) -> None:
     optimizer = {
@@ -269,6 +275,7 @@ def test_what_other_formats_would_lose_is_that_of_the_record() -> None:
 # The optimizer's own state
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
 def test_an_average_that_forgets_nothing_is_told() -> None:
     w, g = {"w": jnp.ones(200, BF16)}, {"w": jnp.full(200, 0.1, BF16)}
@@ -312,6 +319,7 @@ def test_an_average_is_a_ratchet_only_where_nothing_can_fall() -> None:
             assert f"{100 * mean:.2g} % of the updates of 300 entries lost in the last 2 reads. Store it" in advice.sentence
 
 
+@pytest.mark.slow
 def test_a_stalled_average_is_told_without_a_level_that_it_may_not_reach() -> None:
     """Where an average rests depends on how its program rounds constants and products, which a record does not know."""
     average = round_state(optax.ema(0.97, debias=False), pl.BFLOAT16)
@@ -338,6 +346,7 @@ def test_a_counter_that_stands_still_says_where() -> None:
 # Updates that are all zero, and rates that are schedules
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("jitted", [False, True])
 def test_a_sum_is_told_from_a_maximum(jitted: bool) -> None:
     """Both lose their updates in bfloat16; of a maximum nothing is lost that another update would add to."""
@@ -361,6 +370,7 @@ def test_a_sum_is_told_from_a_maximum(jitted: bool) -> None:
     assert [(a.kind, a.path) for a in advise(stagnation(state)) if a.site == "state"] == [("counter", "sum")]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
 @pytest.mark.parametrize("jitted", [False, True])
 def test_rounding_by_chance_of_what_is_rounded_already_is_no_all_clear(jitted: bool) -> None:
@@ -423,6 +433,7 @@ def test_rates_may_be_schedules_of_the_steps_before() -> None:
 # Ranks and refusals
 
 
+@pytest.mark.slow
 def test_findings_are_ranked_by_kind_and_then_by_share() -> None:
     w = {"bad": jnp.array([1.0, jnp.nan], BF16), "half": jnp.ones(8, BF16), "whole": jnp.ones(8, BF16)}
     half = jnp.where(jnp.arange(8) < 4, 1e-4, 0.5)

@@ -399,6 +399,7 @@ def _marked(name: str, dtype: str) -> Any:
     return pytest.mark.slow if (name, dtype) in SECOND else pytest.mark.thorough
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

@@ -86,6 +86,7 @@ def drawn(fmt: Any, size: int, seed: int) -> np.ndarray:
     return round_array(w, fmt, "nearest_even")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_entry_is_the_sum_written_out(name: str, jitted: bool) -> None:
@@ -166,6 +167,7 @@ def test_it_is_grow_in_the_format_s_own_arithmetic(name: str) -> None:
     assert (c != 0).mean() > 0.3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
 def test_natively_stored_weights_go_where_simulated_ones_do(name: str) -> None:
     fmt, dtype = FORMATS[name], cases.ml_dtype(name)
@@ -223,6 +225,7 @@ FLOORS = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("fmt", "w"), [(fmt, w) for fmt, start in FLOORS for w in start])
 def test_the_floor_has_two_sides(fmt: Any, w: float, sign: int) -> None:
@@ -336,6 +339,7 @@ def test_stochastic_components_have_no_floor() -> None:
     assert len(set(low.tolist())) > 10
 
 
+@pytest.mark.slow
 def test_one_stochastic_step_has_the_right_mean() -> None:
     """Both roundings at once, for an update wider than the format, above and below zero."""
     for fmt, u in ((BF16, 0.00123), (SATURATING, -0.0123), (pl.FLOAT16, 0.000123)):
@@ -353,6 +357,7 @@ def test_one_stochastic_step_has_the_right_mean() -> None:
         assert np.abs(total - wanted).max() <= 3 * bound + 2 * 2.0 ** (fmt.emin - fmt.precision + 1)
 
 
+@pytest.mark.slow
 def test_random_bits_derive_from_seed_and_step() -> None:
     params = {"a": jnp.ones(30), "b": jnp.ones(30)}
 

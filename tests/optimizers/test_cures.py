@@ -87,6 +87,7 @@ CURES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in ("round_state_and_params", "kahan") else pytest.mark.thorough) for n in CURES]
 )
@@ -110,6 +111,7 @@ def test_random_bits_derive_from_seed_and_step(name: str) -> None:
         same(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), run(seed))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", CURES)
 def test_scans_and_donated_buffers_give_the_same(name: str) -> None:
     params, optimizer = weights(), CURES[name]()
@@ -129,6 +131,7 @@ def test_scans_and_donated_buffers_give_the_same(name: str) -> None:
     same(donated, now)
 
 
+@pytest.mark.slow
 def test_a_tracker_may_stand_inside_or_outside_of_rounded_moments() -> None:
     """And only moments are rounded, not the record."""
     params, ends = weights(), []
@@ -164,6 +167,7 @@ def test_other_leaves_pass_through(name: str) -> None:
     assert int(empty.count) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn"])
 @pytest.mark.parametrize("cure", ["kahan", "master_weights"])
 def test_natively_stored_weights_go_where_simulated_ones_do(cure: str, name: str) -> None:
@@ -228,6 +232,7 @@ WRAPPED: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fmt", [BF16, SATURATING], ids=["bfloat16", "e4m3fn_saturating"])
 @pytest.mark.parametrize("name", WRAPPED)
 def test_every_moment_is_rounded_and_nothing_else(name: str, fmt: Any) -> None:
@@ -354,6 +359,7 @@ FLOORS = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(
     ("fmt", "w"),
@@ -444,6 +450,7 @@ MAKERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_tracker_tells_what_is_under_way_from_what_is_lost(name: str) -> None:
     optimizer, params = MAKERS[name](), {"w": jnp.ones(4), "rest": jnp.ones(2)}
@@ -467,6 +474,7 @@ def test_a_tracker_tells_what_is_under_way_from_what_is_lost(name: str) -> None:
 # master_weights
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", [pl.nearest_even, pl.downward, pl.stochastic], ids=pl.mode_name)
 @pytest.mark.parametrize("fmt", [BF16, pl.FLOAT16, SATURATING], ids=["bf16", "f16", "e4m3fn"])
 def test_masters_are_plain_float32_training_seen_through_rounded_weights(fmt: Any, mode: Any) -> None:

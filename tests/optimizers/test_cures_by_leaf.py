@@ -40,6 +40,7 @@ def cured(name: str, *how: Any) -> Any:
     return master_weights(optax.sgd(1.0), *how) if name == "master_weights" else optax.chain(optax.sgd(1.0), LAST[name](*how))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [*LAST, "master_weights"])
 def test_each_leaf_keeps_its_own_dtype_s_values(name: str) -> None:
     """A float32 norm beside a bfloat16 kernel stays put without gradient; record and advice say how each is stored."""
@@ -121,6 +122,7 @@ PROMISED = [
 ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "dtype", "fmt", "u"),
     [pytest.param(*row, marks=[] if n < 7 else pytest.mark.slow) for n, row in enumerate(PROMISED)],
@@ -175,6 +177,7 @@ def test_a_sum_in_the_state_takes_what_float32_would_drop(name: str, dtype: Any)
     assert abs(mean - steps * added) <= bound < steps * added
 
 
+@pytest.mark.slow
 def test_moments_that_optax_rounds_itself_follow_the_law() -> None:
     """Adam's nu in bfloat16 after ones and zeros, resumed on the way, with the dtypes that it has without a cure."""
     params = {"w": jnp.full(2000, 0.5, jnp.bfloat16)}
@@ -204,6 +207,7 @@ def test_moments_that_optax_rounds_itself_follow_the_law() -> None:
     assert wide["w"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_constants_and_inner_dtypes_are_wide_too() -> None:
     """Hyperparameters in the state, moments that Optax casts by itself, and eight bits, where Optax cannot add at all."""
     w = jnp.full(512, 0.5, jnp.bfloat16)
@@ -231,6 +235,7 @@ def test_in_float32_keeps_moments_and_updates_wide() -> None:
         in_float32(optax.adam)  # type: ignore[arg-type]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [*LAST, "master_weights", "round_state"])
 def test_what_maps_over_parameters_leaves_grids_alone(name: str) -> None:
     """As who puts a sharding on each array of a state does: a specification for each parameter, another for the rest."""

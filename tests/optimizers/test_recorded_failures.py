@@ -177,6 +177,7 @@ def scales_of(params: Any) -> list[Any]:
     return [layer["norm"]["scale"] for layer in params["layers"]]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("memory", ["float32", "bfloat16"])
 def test_norm_weights_stay_at_exactly_one(memory: str) -> None:
     """vllm-project/speculators#765 and #668, fla-org/flame#47, NVIDIA-NeMo/Automodel#3444.
@@ -204,6 +205,7 @@ def test_norm_weights_stay_at_exactly_one(memory: str) -> None:
     assert advice.cure in CURES_OF_WEIGHTS
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", CURES_OF_WEIGHTS)
 def test_norm_weights_move_with_each_cure(cure: str) -> None:
     """Fed the gradients that float32 training saw."""
@@ -216,6 +218,7 @@ def test_norm_weights_move_with_each_cure(cure: str) -> None:
     assert_weights_cured(cure, adam, {"scales": scales_of(layers(1.0))}, gradients, steps)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", [name for name in CURES_OF_WEIGHTS if name != "round_params"])
 def test_advice_falls_silent_where_something_keeps_every_update(cure: str) -> None:
     w = jnp.ones(64, jnp.float32 if cure == "float32" else jnp.bfloat16)
@@ -343,6 +346,7 @@ def normal_weights(size: int, scale: float = 1.0) -> Any:
     return jnp.asarray(scale * np.random.default_rng(5).standard_normal(size), jnp.bfloat16)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("rate", "decay"), [(1e-2, 0.1), (2.0**-9, 1.0)])
 def test_weight_decay_is_never_applied(rate: float, decay: float) -> None:
     """Nerogar/OneTrainer#996: weights without gradient stay for ever where lr wd is at most 2^-9."""
@@ -375,6 +379,7 @@ def test_more_weight_decay_than_the_law_asks_for_is_applied() -> None:
     assert [advice.kind for advice in advise(record, learning_rate=rate, weight_decay=1.0)] == ["fine"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", CURES_OF_WEIGHTS)
 def test_weight_decay_is_applied_at_its_rate_with_each_cure(cure: str) -> None:
     """The update sees the rounded weight, so that lr wd of what rounding keeps back is missing in each step."""
@@ -408,6 +413,7 @@ def ones(params: Any, number: Any) -> Any:
     return jnp.ones_like(params)
 
 
+@pytest.mark.slow
 def test_a_step_counter_stops_at_256() -> None:
     """pytorch/ao#4915: the bias correction ends at sqrt(1 - 0.999^256), and every later step is too small without a warning."""
     steps, b2 = 300, 0.999
@@ -525,6 +531,7 @@ def test_what_a_master_keeps_is_invisible_not_lost() -> None:
     assert kinds(record, "weights") == {"invisible"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", CURES_OF_WEIGHTS)
 def test_small_learning_rates_arrive_with_each_cure(cure: str) -> None:
     assert_weights_cured(cure, optax.adam(1e-6), policy_weights(4096), alternating, 1000)
@@ -548,6 +555,7 @@ def second_moments(steps: int, decay: float) -> tuple[float, float, float]:
     return nu, largest, asked
 
 
+@pytest.mark.slow
 def test_adam_never_forgets_in_bfloat16() -> None:
     """google-research/big_vision#41, FluxML/Optimisers.jl#215: b2 = 0.999 is stored as 1, and steps shrink, here to 0.7."""
     steps, b2 = 1200, 0.999
@@ -574,6 +582,7 @@ def test_adam_never_forgets_in_bfloat16() -> None:
     assert advice.cure in CURES_OF_STATE
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", CURES_OF_STATE)
 def test_adam_forgets_with_each_cure(cure: str) -> None:
     """Further than to a quarter, where rounding to nearest would have left it."""
@@ -594,6 +603,7 @@ def test_rounding_moments_that_optax_keeps_narrow_does_not_come_too_late() -> No
     assert_state_cured("round_state", nu, wanted, 0.5, asked, largest, steps)  # 0.5 is where nearest rounding leaves it
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("b2", "kind", "cure"), [(0.999, "forgetful", "float32"), (0.997, "stalled", "round_state")])
 def test_second_moments_stop_below_their_level(b2: float, kind: str, cure: str) -> None:
     """The same with the update in float32 and the moment alone in bfloat16, fed ones: it rests a quarter or half of the way."""
@@ -644,6 +654,7 @@ def test_second_moments_underflow_in_float16() -> None:
 # Trackers in the wrong place.
 
 
+@pytest.mark.slow
 def test_a_tracker_before_the_learning_rate_speaks_of_updates_never_made() -> None:
     """It finds that all updates land, of weights that never move."""
     steps, w, scale = 50, jnp.ones(64, jnp.bfloat16), in_float32(optax.scale_by_adam())

@@ -17,6 +17,7 @@ def _optax_needs_standard_promotion() -> Any:
         yield
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -70,6 +70,7 @@ AVERAGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", AVERAGES)
 def test_an_average_of_ones_arrives_in_the_mean_where_nearest_stalls(kind: str, name: str) -> None:
@@ -99,6 +100,7 @@ def test_the_mean_over_seeds_is_exact_too(name: str) -> None:
     assert abs(found.mean() - expected(B, 1.0, 0.0, steps)[-1]) < 5 * deviation + 2.0**-13
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", AVERAGES)
 def test_the_ratchet_falls_again(kind: str, name: str) -> None:
@@ -137,6 +139,7 @@ def test_a_step_that_float32_cannot_tell_from_a_tie_falls_as_a_tie() -> None:
     assert run(AVERAGES["ema"](fmt, pl.nearest_even), 1.0, 1000, entries=1)[-1] == 12 / 512
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_equal_seeds_give_equal_moments(name: str) -> None:
     """Another seed other bits; a run through the host in the middle the same."""

@@ -73,6 +73,7 @@ def same(one: Any, other: Any) -> None:
         cases.assert_same(a, b)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "every"), [*((name, 3) for name in OPTIMIZERS), *((name, 1) for name in ("sgd", "adamw", "clipped_adam"))]
 )
@@ -95,6 +96,7 @@ def test_training_is_bit_identical_and_every_record_is_a_recount_of_what_was_sto
     same(state, other.inner)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("update", ["float32", "same"])
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
 def test_records_are_recounts_for_any_dtype_of_weights_and_updates(name: str, update: str) -> None:
@@ -136,6 +138,7 @@ WRAPPERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_the_record_is_found_inside_any_wrapper(name: str) -> None:
     optimizer, params = WRAPPERS[name](), parameters()
@@ -206,6 +209,7 @@ def test_what_if_of_narrow_weights_adds_the_updates_as_they_were_rounded() -> No
         assert_tally(stagnation(state).what_if["float16"]["bfloat16"], expected, detail=False)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", [pl.nearest_even, pl.stochastic], ids=pl.mode_name)
 @pytest.mark.parametrize("outside", [True, False])
 def test_a_tracked_rounding_is_judged_by_the_update_that_went_in(mode: Any, outside: bool) -> None:
@@ -238,6 +242,7 @@ def test_ages_count_every_update_even_those_not_looked_at() -> None:
     assert math.isclose(float(pl.never_moved_fraction(ages)), (last == 0).mean(), rel_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_leaves_that_cannot_stagnate_pass_through() -> None:
     params = {"w": jnp.ones(3), "none": None, "count": jnp.arange(2), "masked": optax.MaskedNode()}
     grads = {"w": jnp.full(3, 1e-9), "none": None, "count": jnp.arange(2), "masked": optax.MaskedNode()}
@@ -253,6 +258,7 @@ def test_leaves_that_cannot_stagnate_pass_through() -> None:
     assert int(stagnation(nothing).step) == 1
 
 
+@pytest.mark.slow
 def test_buffers_may_be_donated_and_the_state_scanned() -> None:
     params = parameters()
     optimizer = track(optax.adam(1e-3), every=2)
@@ -271,6 +277,7 @@ def test_buffers_may_be_donated_and_the_state_scanned() -> None:
     assert int(stagnation(scanned[1]).step) == 4
 
 
+@pytest.mark.slow
 def test_an_equinox_model_trains() -> None:
     model = eqx.nn.MLP(2, "scalar", 4, 1, key=jax.random.key(0), dtype=jnp.bfloat16)
     optimizer = track(optax.adamw(1e-3))
@@ -292,6 +299,7 @@ def test_an_equinox_model_trains() -> None:
     assert "layers/0/weight" in found
 
 
+@pytest.mark.slow
 def test_the_state_grows_with_the_number_of_leaves_alone() -> None:
     def added(size: int, count: int, **options: Any) -> int:
         params = [jnp.ones(size)] * count
@@ -350,6 +358,7 @@ def exact_sums(w: np.ndarray, u: np.ndarray, numbers: Any) -> Any:
     return pytest.approx(sums, rel=0, abs=0, nan_ok=True)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NARROW)
 def test_apply_updates_rounds_the_exact_sum_once(name: str) -> None:
     """Ties, ties missed by one bit of float32 far below, and updates of any size; against rational arithmetic."""
@@ -423,6 +432,7 @@ ROUNDED = {
 }
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("mode", [pl.nearest_even, pl.upward, pl.toward_zero, pl.stochastic], ids=pl.mode_name)
 @pytest.mark.parametrize("name", ROUNDED)
 def test_round_params_lands_on_the_grid(name: str, mode: Any) -> None:
@@ -446,6 +456,7 @@ def test_round_params_lands_on_the_grid(name: str, mode: Any) -> None:
     assert 0.2 < away.sum() / ((low != high) & inside).sum() < 0.8
 
 
+@pytest.mark.slow
 def test_round_params_repeats_with_its_seed_and_resumes() -> None:
     params = parameters()
 
@@ -474,6 +485,7 @@ def test_round_params_repeats_with_its_seed_and_resumes() -> None:
     assert all((drawn[i] != drawn[j]).any() for i in range(4) for j in range(i))
 
 
+@pytest.mark.slow
 def test_stochastic_rounding_lands_in_proportion_also_below_the_gaps_of_its_carrier() -> None:
     """Half a gap of float32 is lost in a float32 sum; the exact one lands as often as it says."""
     optimizer, size = round_params(pl.BFLOAT16, pl.stochastic), 2**20

@@ -84,6 +84,7 @@ READERS: dict[str, Callable[[Record, Path], Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_reader_takes_the_record_of_every_framework(name: str, reader: str, tmp_path: Path) -> None:
@@ -132,6 +133,7 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("keeper", KEEPERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_keeper_gives_the_state_of_every_framework_back(name: str, keeper: str, tmp_path: Path) -> None:
@@ -143,6 +145,7 @@ def test_every_keeper_gives_the_state_of_every_framework_back(name: str, keeper:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.slow
 def test_boxes_of_linen_do_not_reach_the_record() -> None:
     net = linen.Dense(3, kernel_init=linen.with_partitioning(linen.initializers.ones, (None, "model")))
     params = net.init(jax.random.key(0), jnp.ones((1, 2)))["params"]
@@ -180,6 +183,7 @@ SAVED = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", SAVED)
 def test_what_can_be_saved_plain_can_be_saved_tracked(name: str, options: str, tmp_path: Path) -> None:
@@ -206,6 +210,7 @@ CURES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cure", CURES)
 def test_leaves_without_entries_train_and_are_told_in_every_cure(cure: str, tmp_path: Path) -> None:
     params = {name: leaf for name, leaf in odd().items() if name != "whole"}
@@ -224,6 +229,7 @@ def test_leaves_without_entries_train_and_are_told_in_every_cure(cure: str, tmp_
         sink.write(rows)
 
 
+@pytest.mark.slow
 def test_a_stack_of_states_is_read_as_one_and_as_its_parts() -> None:
     """Many runs at once: `jax.vmap` over the whole training."""
     optimizer = track(optax.adam(0.1), [pl.FLOAT8_E4M3FN])
@@ -240,6 +246,7 @@ def test_a_stack_of_states_is_read_as_one_and_as_its_parts() -> None:
         assert record_rows(taken) == record_rows(one)
 
 
+@pytest.mark.slow
 def test_state_that_widens_in_the_first_update_keeps_its_record_in_place() -> None:
     """bfloat16 moments that the first update makes float32; between two looks the record has to fit."""
 

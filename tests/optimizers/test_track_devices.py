@@ -289,6 +289,7 @@ def outcomes(further: bool) -> dict[str, str]:
 
 
 # One test for all cases of a process: split over workers each would start it anew.
+@pytest.mark.slow
 @pytest.mark.parametrize("further", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_eight_devices_count_as_one(further: bool) -> None:
     found = outcomes(further)

@@ -227,6 +227,7 @@ FRAMEWORKS: dict[str, tuple[Callable[[], Model], Any, str]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "storage"),
     [
@@ -248,6 +249,7 @@ def test_every_framework_trains_the_same_and_every_record_is_a_recount(name: str
     assert int(whole.landed) > 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -307,6 +309,7 @@ def by_gradients(params: Any, nan: bool = False) -> Any:
     return loop
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_wrapper_trains_the_same_and_every_record_is_a_recount(name: str) -> None:
     records = assert_recounted(by_gradients(parameters(), name in NANS), WRAPPERS[name])
@@ -321,6 +324,7 @@ def test_every_wrapper_trains_the_same_and_every_record_is_a_recount(name: str) 
     assert sum(int(total.nonfinite) for total in whole) == (3 if name == "not_a_number" else 0)  # in it came, there it stays
 
 
+@pytest.mark.slow
 def test_lbfgs_has_its_extra_arguments() -> None:
     params = parameters(["float32"])
 
@@ -402,6 +406,7 @@ KINDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaves_of_every_dtype_beside_others(kind: str) -> None:
     inner, apply, count = KINDS[kind]
@@ -432,6 +437,7 @@ def test_states_are_pickled_and_read() -> None:
     assert float(optax.tree.get(changed, "learning_rate")) == 0.5
 
 
+@pytest.mark.slow
 def test_flax_writes_the_state() -> None:
     train = TrainState.create(apply_fn=None, params=parameters(), tx=track(optax.adamw(1e-3)))
     train = train.apply_gradients(grads=gradients(train.params, 0))

@@ -117,6 +117,7 @@ FIRST = ("adam", "rounded_by_chance", "in_a_chain", "under_masters", "in_full", 
 """What every run of the tests takes; the others are further combinations of the same."""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FIRST else pytest.mark.thorough) for n in MADE])
 def test_every_record_of_the_state_is_a_recount_of_what_was_meant(name: str) -> None:
     made = MADE[name]
@@ -148,6 +149,7 @@ def test_every_record_of_the_state_is_a_recount_of_what_was_meant(name: str) -> 
 PAIRED = [("adam", None), ("adam", True), ("around_masters", True), ("rounded_by_chance", None), ("adam_narrow_mu", False)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "state"),
     [
@@ -231,6 +233,7 @@ def test_infinite_gradients_are_counted_apart() -> None:
         assert (int(found.nonfinite), int(found.asked)) == (3, 51)
 
 
+@pytest.mark.slow
 def test_every_keeps_the_last_record_of_the_state() -> None:
     params = parameters(["bfloat16"])
     often, rarely = (track(adam(), [pl.FLOAT16], every, state=True) for every in (1, 3))
@@ -256,6 +259,7 @@ def windows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([counts[read - much : read].sum(0) for read, much in zip(reads, many, strict=True)]), many
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("every", [1, 2])
 def test_recent_is_the_share_lost_of_the_updates_of_the_last_reads(every: int) -> None:
     """Reads in which a leaf is asked nothing change nothing of it but how many they are; those never asked have no share."""
@@ -316,6 +320,7 @@ WRAPPED: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", WRAPPED)
 def test_moments_are_recounted_inside_any_wrapper(name: str) -> None:
     """The moments of what optimizers of optimizers hold; each is found once, and its fates are those of its own bits."""
@@ -358,6 +363,7 @@ def test_moments_that_are_given_gradients_as_the_mean_of_two_are_recounted() -> 
     assert int(found["mu/bfloat16"].landed) == ((wide(old) != wide(new)) & (u != 0)).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "state"), [("lbfgs", None), ("plateau", None), pytest.param("plateau", True, marks=pytest.mark.thorough)]
 )
@@ -385,6 +391,7 @@ def test_optimizers_that_need_more_than_gradients_can_be_tracked(name: str, stat
     assert all(int(tally.entries) > 0 for tally in seen.values())
 
 
+@pytest.mark.slow
 def test_the_moments_of_an_optimizer_are_found_once() -> None:
     params = parameters()
     for options in ({}, {"state": True, "ages": True}, {"formats": [pl.BFLOAT16]}):
@@ -396,6 +403,7 @@ def test_the_moments_of_an_optimizer_are_found_once() -> None:
         same(replaced.inner[0].mu, jax.tree.map(jnp.zeros_like, params))
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_the_state_grows_with_its_leaves_alone() -> None:
     def added(size: int, count: int, **options: Any) -> int:
         params = [jnp.ones(size, jnp.bfloat16)] * count
@@ -414,6 +422,7 @@ def test_what_is_remembered_of_the_state_grows_with_its_leaves_alone() -> None:
         assert added(10, 2, **options) < 2 * 3 * 50 * ways + 100
 
 
+@pytest.mark.slow
 def test_donated_and_scanned_records_of_the_state_are_the_same() -> None:
     params = parameters()
     optimizer = track(adam(), [pl.FLOAT16], every=2, state=True)
@@ -441,6 +450,7 @@ def test_state_that_changes_its_dtype_is_placed_where_it_was() -> None:
     assert of_state(stagnation(state))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_again_is_made_in_float64() -> None:
     """A factorization has no program to run in another arithmetic; on float64 values its own tells what float32 lost."""
 
@@ -460,6 +470,7 @@ def test_what_cannot_be_made_again_is_made_in_float64() -> None:
     assert (int(found.zero), int(found.landed), int(found.swamped)) == (6, 4, 6)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("double", [False, True])
 def test_noise_is_meant_as_it_was_drawn(double: bool) -> None:
     """Normal numbers of bfloat16 are not those of float32 rounded, so a wider draw would be another update."""

@@ -87,6 +87,7 @@ def looked(w: Any, u: Any, formats: Any, **options: Any) -> Any:
 # To nearest, with a compensation
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ASKED)
 def test_invisible_is_what_lies_above_the_floor_of_a_compensation(name: str) -> None:
     fmt = ASKED[name]
@@ -112,6 +113,7 @@ def test_invisible_is_what_lies_above_the_floor_of_a_compensation(name: str) -> 
 KAHAN = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "fixed", "flushing_e4m3fn"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", KAHAN)
 def test_what_is_invisible_moves_in_the_end_and_what_is_lost_never_does(name: str) -> None:
     """Equal updates for long, through `kahan` itself, from random weights; each leaf holds one multiple of the floor."""
@@ -159,6 +161,7 @@ def chances(before: np.ndarray, u: np.ndarray, fmt: Any) -> np.ndarray:
     return np.where(u == 0, 0, 1 - stays)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
 @pytest.mark.parametrize("name", ASKED)
 def test_by_chance_an_update_lands_with_the_probability_of_its_size(name: str) -> None:
@@ -192,6 +195,7 @@ def test_by_chance_an_update_lands_with_the_probability_of_its_size(name: str) -
     assert again == counts[:3]
 
 
+@pytest.mark.slow
 def test_leaves_and_formats_are_drawn_for_themselves() -> None:
     """Sixteen equal leaves of one coin each thousand entries: equal counts throughout would be equal bits."""
     w = {str(index): jnp.ones(1000) for index in range(8)}
@@ -206,6 +210,7 @@ def test_leaves_and_formats_are_drawn_for_themselves() -> None:
 # The same of the optimizer's own state
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "flushing"])
 def test_the_moments_are_asked_the_same_questions(name: str) -> None:
     fmt, params = ASKED[name], {"w": jnp.asarray(np.random.default_rng(5).standard_normal(2000).astype(np.float32))}
@@ -239,6 +244,7 @@ def chances64(before: np.ndarray, u: np.ndarray, fmt: Any) -> np.ndarray:
 # Tallies of what is kept, of directions and of gaps
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float32"])
 def test_kept_entries_directions_and_gaps_are_those_of_numpy(dtype: str) -> None:
     random, numbers = np.random.default_rng(6), cases.REGISTERED[dtype]
@@ -268,6 +274,7 @@ def test_kept_entries_directions_and_gaps_are_those_of_numpy(dtype: str) -> None
     assert (int(nothing.finest), int(nothing.coarsest)) == (NO_GAP, -NO_GAP)
 
 
+@pytest.mark.slow
 def test_a_step_just_above_half_the_finest_gap_moves_the_first_and_half_the_coarsest_the_last() -> None:
     w = jnp.asarray(np.random.default_rng(7).uniform(0.1, 9, 500), jnp.bfloat16)
     found = pl.tally(w, jnp.full(500, 1e-9), w)
@@ -321,6 +328,7 @@ def test_packed_tallies_come_back_as_they_were(detail: bool) -> None:
     same(jax.tree.map(lambda leaf: leaf[1], unpack(stacked)), unpack(jax.tree.map(lambda leaf: 2 * leaf, packed)))
 
 
+@pytest.mark.slow
 def test_several_cases_in_one_pass_are_each_of_them_alone() -> None:
     random = np.random.default_rng(9)
     for shape in ((), (50,), (40, 30), (3, 20, 30)):
@@ -355,6 +363,7 @@ ARRIVING: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ARRIVING)
 def test_weights_that_go_where_the_record_says_are_never_missed(name: str) -> None:
     dtypes, make, apply = ARRIVING[name]

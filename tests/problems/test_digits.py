@@ -95,6 +95,7 @@ def test_batches_are_training_pairs_under_every_transform():
     assert not np.array_equal(images[0], images[1])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_network_and_metrics_agree_with_numpy(activation):
     reference = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[activation]
@@ -110,6 +111,7 @@ def test_network_and_metrics_agree_with_numpy(activation):
     assert float(problem.loss(params, problem.train)) == pytest.approx(float(found["train_loss"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_agrees_with_finite_differences_in_float64():
     problem = digits(batch_size=8)
     with jax.enable_x64(True):
@@ -161,6 +163,7 @@ def test_initial_weights_have_the_variance_of_he():
     assert list(params) == ["layer1", "layer2"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_data_follow_the_dtype_of_the_parameters(dtype):
     with jax.enable_x64(True):

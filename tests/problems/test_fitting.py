@@ -38,6 +38,7 @@ def minimum(fit: Fit, seed: int) -> Any:
     return reach_minimum(fit.residuals_at, theta)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("activation", IN_NUMPY)
 def test_a_fit_is_the_net_by_hand(activation: str) -> None:
     fit = generic_fit(4, r=2, inputs=3, hidden=5, activation=activation, layers=2, seed=7)
@@ -94,6 +95,7 @@ def test_digits_are_real_images_turned_and_scaled() -> None:
     assert np.array_equal(leading.inputs, fit.inputs[:, :2])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("activation", SMOOTH)
 def test_smooth_wide_nets_reach_zero_with_rank_d_r(activation: str) -> None:
     sizes = {"inputs": 3, "hidden": 7, "activation": activation}
@@ -104,6 +106,7 @@ def test_smooth_wide_nets_reach_zero_with_rank_d_r(activation: str) -> None:
         assert rank(jacobian_spectrum(fit.residuals_at, end.theta)) == fit.d * fit.r < fit.n
 
 
+@pytest.mark.slow
 def test_the_controls_fail_as_they_must() -> None:
     linear = generic_fit(6, inputs=3, hidden=7, activation="linear")
     affine = np.column_stack([linear.inputs, np.ones(6)])

@@ -127,6 +127,7 @@ def test_fixed_windows_reach_from_the_first_byte_to_the_last():
     assert bytes(targets[-1].tolist()) == whole[-12:]
 
 
+@pytest.mark.slow
 def test_transformer_agrees_with_numpy(params, tokens):
     expected = reference_logits(params, tokens, 2)
     apply = jax.jit(lambda tokens: transformer_apply(params, tokens, 2))
@@ -152,6 +153,7 @@ def test_large_scores_stay_finite(params, tokens):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_gradient_agrees_with_finite_differences_in_float64(params):
     problem = text(**SMALL, batch_size=2)
     with jax.enable_x64(True):
@@ -188,6 +190,7 @@ def test_parameters_have_readable_names():
     assert all(np.array_equal(scale, np.ones(64)) for scale in scales)
 
 
+@pytest.mark.slow
 def test_bits_are_nats_over_log_two_and_training_lowers_them():
     problem = PROBLEMS["text"](**SMALL)
     params = jax.jit(problem.init)(jax.random.key(0))

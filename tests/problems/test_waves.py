@@ -14,6 +14,7 @@ def test_places_lie_one_in_each_cell():
         assert np.array_equal(np.floor((inputs + 1) * 8), np.arange(16))
 
 
+@pytest.mark.slow
 def test_targets_are_the_sine_and_noise_of_its_size():
     data = jax.vmap(lambda key: draw_waves(key, points=50, noise=0.3, cycles=3.0))(jax.random.split(jax.random.key(0), 400))
     inputs = np.asarray(data.inputs, np.float64)
@@ -33,6 +34,7 @@ def test_seeds_have_data_of_their_own_that_jit_repeats():
     assert np.asarray(jitted.targets) == pytest.approx(np.asarray(one.targets), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_and_metrics_agree_with_numpy():
     problem = waves(sizes=(1, 8, 1), points=10, data_seed=3)
     params = problem.init(jax.random.key(1))

@@ -506,6 +506,7 @@ def test_git_state(tmp_path: Path) -> None:
     assert _git_state(source) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 
+@pytest.mark.slow
 def test_the_host_half_needs_no_jax() -> None:
     """Each module, loaded past the package's own names, leaves JAX out."""
     code = BARE + (

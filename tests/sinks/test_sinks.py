@@ -97,6 +97,7 @@ def test_a_number_that_is_not_finite_is_none():
         assert (found["lost_mass"], found["descent_quality"], found["stagnated_fraction"]) == (None, None, 0.75)
 
 
+@pytest.mark.slow
 def test_every_site_and_rounding_of_a_record_has_its_rows():
     optimizer, params = track(optax.trace(0.9), [BFLOAT16], state=True), {"w": jnp.ones(2)}
     _, state = optimizer.update(params, optimizer.init(params), params)
@@ -640,6 +641,7 @@ def test_nothing_is_loaded_before_a_sink_is_made(tmp_path):
     assert alone(script, tmp_path) == "[]\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("make", "library"), [("tensorboard", "tensorboardX"), ("parquet", "pyarrow"), ("parquet", "duckdb")])
 def test_a_library_that_is_missing_is_named(tmp_path, make, library):
     script = f"""
@@ -657,6 +659,7 @@ except ImportError as error:
     assert not (tmp_path / "here").exists()
 
 
+@pytest.mark.slow
 def test_a_loop_writes_everywhere(tmp_path):
     optimizer, params = track(optax.sgd(2.0**-10), [FLOAT8_E4M3FN], every=2), {"w": jnp.ones((2, 3), jnp.bfloat16)}
     state = optimizer.init(params)

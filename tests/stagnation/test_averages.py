@@ -60,6 +60,7 @@ def targets(fmt: Any) -> list[float]:
     return [*some, 0.0, 1.0, gap / 3, -gap / 2, 0.3 * fmt.largest, fmt.largest, 1.01 * fmt.largest, -3.0 * fmt.largest]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SMALL)
 def test_averages_rest_where_running_them_does(name: str) -> None:
     """Every start of the format, decays and targets that tie and that do not."""
@@ -96,6 +97,7 @@ def test_averages_rest_where_running_them_does_from_everywhere(name: str) -> Non
                 assert same(stall_level(decay, fmt, target, start), resting(step, start)), (decay, target, start)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "tfloat32", "bfloat16_no_subnormals", "float16_no_subnormals"])
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.997, 0.999, 1 - 2.0**-9, 0.9999])
 def test_wide_formats_rest_where_running_them_does(name: str, decay: float) -> None:
@@ -139,6 +141,7 @@ def test_known_levels() -> None:
     assert float(run(jnp.float32(0))) == 0.25
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_ratchet_keeps_every_value_and_anything_else_lets_one_fall(name: str) -> None:
     fmt = HOLDS_ZERO[name]
@@ -161,6 +164,7 @@ def test_the_ratchet_is_one_inequality(name: str) -> None:
         assert is_ratchet(decay, fmt) == (1 - Fraction(decay) <= Fraction(2) ** -(fmt.precision + 1))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", SMALL)
 def test_counts_stop_where_counting_does(name: str) -> None:
     fmt = HOLDS_ZERO[name]

@@ -48,6 +48,7 @@ def hard_data(dtype: np.dtype, update_dtype: np.dtype, size: int = 3000) -> tupl
     return np.concatenate([w, old]), np.concatenate([u, step]), np.concatenate([after, new])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("update", ["float32", "same"])
 @pytest.mark.parametrize("name", NATIVE)
 def test_counts_are_those_of_numpy_for_native_storage(name: str, update: str) -> None:
@@ -138,6 +139,7 @@ def test_histogram_is_the_exponent_of_the_update_in_ulps(name: str) -> None:
     assert list(pl.HISTOGRAM_EDGES) == list(range(-16, 9))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (5000,), (64, 80), (3, 70, 41), (0,), (4, 0)])
 def test_sums_are_those_of_float64(shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(4)
@@ -173,6 +175,7 @@ def test_rates_are_nan_without_a_denominator() -> None:
     assert isinstance(stacked.descent_quality, np.ndarray)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float32"])
 @pytest.mark.parametrize("detail", [True, False])
 def test_jit_and_vmap_and_eager_agree(name: str, detail: bool) -> None:
@@ -198,6 +201,7 @@ def test_without_detail_the_rates_that_need_sums_are_sentences() -> None:
             getattr(short, rate)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e5m2"])
 def test_a_sum_inside_the_same_jit_is_counted_as_stored(name: str) -> None:
     """`f32(p + u) - f32(p)` lets the compiler skip the rounding of p + u, and then nothing seems to stagnate."""

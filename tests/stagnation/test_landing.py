@@ -80,6 +80,7 @@ def rounds_to_itself(w: float, u: Fraction, fmt: pl.Format) -> bool:
     return round_exact(Fraction(w) + u, fmt, "nearest_even") == w
 
 
+@pytest.mark.slow
 def test_edges() -> None:
     up, down = pl.landing_threshold(jnp.array([math.inf, -math.inf, math.nan, 0.0, -0.0]), pl.FLOAT16)
     assert np.isnan(up[:3]).all()
@@ -96,6 +97,7 @@ def test_edges() -> None:
     assert [float(t).hex() for t in pl.landing_threshold(0.0, pl.FLOAT32)] == ["0x1.0000000000000p-149"] * 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["bfloat16", "e4m3fn_saturating", "float16_no_subnormals"])
 def test_jit_and_vmap_over_formats_agree_with_eager(name: str) -> None:
     fmt = cases.FORMATS[name]

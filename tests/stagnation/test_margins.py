@@ -69,6 +69,7 @@ SMALL = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "fixed fine")) for n in SMALL])
 def test_law_is_what_rounding_every_operation_gives(name: str) -> None:
     fmt = SMALL[name]
@@ -183,6 +184,7 @@ def check(zero: np.ndarray, margins: np.ndarray, law: Margins) -> None:
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what is flushed or kept wide is the CPU's")
 
 
+@pytest.mark.sampled(4)
 @on_cpu
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("form", FORMS)
@@ -200,6 +202,7 @@ def test_every_half_precision_margin(form: str, dtype: str) -> None:
         check(zeros(form, margins, excess=False), margins, law_of(form, dtype) if heeded else law)
 
 
+@pytest.mark.sampled(1)
 @on_cpu
 @pytest.mark.parametrize("form", ["log_softmax", "integer_labels", "naive"])
 def test_every_bfloat16_margin_without_compilation(form: str) -> None:
@@ -207,6 +210,7 @@ def test_every_bfloat16_margin_without_compilation(form: str) -> None:
     check(zeros(form, margins, jit=False), margins, law_of(form, "bfloat16"))
 
 
+@pytest.mark.sampled(6)
 @on_cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", FORMS)

@@ -165,6 +165,7 @@ def test_a_power_of_two_changes_no_bit_in_float32(optimizer: Any) -> None:
     same((scaled.params, scaled.optimizer), (plain.params, plain.optimizer))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -198,6 +199,7 @@ def linear(w: Any, batch: Any) -> Any:
     return jnp.sum(w * batch)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["simulated", "native"])
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_dynamic_scale_recovers_from_overflow(kind: str, every: int) -> None:
@@ -245,6 +247,7 @@ def test_a_dynamic_scale_recovers_from_overflow(kind: str, every: int) -> None:
     assert any(later > earlier for earlier, later in pairwise(scales))
 
 
+@pytest.mark.slow
 def test_batches_and_bits_go_on_after_a_skipped_step() -> None:
     optimizer, formats = optax.sgd(0.1), pl.Policy(gradients=pl.FLOAT16)
     step = pl.make_step(linear, optimizer)

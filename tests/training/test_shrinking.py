@@ -124,6 +124,7 @@ def test_a_quarter_costs_two_bits_in_fixed_point(integer_bits, fraction_bits):
     assert np.array_equal(shrink(shrink(grid, 0.25, fmt=wider), 4.0, fmt=wider), grid)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layers", [1, 2, 4])
 @pytest.mark.parametrize("power", [-3, -1, 2])
 def test_relu_networks_without_biases_are_homogeneous_bit_for_bit(layers, power):

@@ -67,6 +67,7 @@ def same(one: Any, other: Any) -> None:
             assert np.array_equal(a, b), path
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "optimizer", "sites"),
     [
@@ -102,6 +103,7 @@ def test_native_and_simulated_agree_bit_for_bit(name: str, optimizer: str, sites
     assert name.startswith("float8") or float(one.loss[-10:].mean()) < float(one.loss[:10].mean())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["simulated", "native"])
 def test_a_record_is_a_recount_of_the_step(kind: str) -> None:
     fmt = pl.FLOAT8_E5M2
@@ -132,6 +134,7 @@ TWELVE = ["bfloat16", "float16", "tfloat32", "float8_e4m3fn", "float8_e5m2", "fl
 TWELVE += ["float4_e2m1fn", "float8_e4m3fnuz", "float16_no_subnormals", "fixed_2_5", "float32"]
 
 
+@pytest.mark.slow
 def test_twelve_formats_are_one_compilation(caplog: pytest.LogCaptureFixture) -> None:
     traced = []
 
@@ -172,6 +175,7 @@ def loop(step: Any, state: pl.State, formats: pl.Policy, steps: int) -> tuple[pl
 BATCH = jax.jit(lambda key: digits().batch(key))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_its_runs() -> None:
     """Bit for bit: on CPU even the batched matrix products are the single ones."""
     optimizer, names, seeds = optax.adam(2e-3), ["bfloat16", "float16", "float8_e4m3fn"], [3, 8]
@@ -189,6 +193,7 @@ def test_a_sweep_is_its_runs() -> None:
             same(here, (alone.params, *jax.tree.map(lambda leaf: leaf[1::2], (seen.tally, seen.loss))))
 
 
+@pytest.mark.slow
 def test_a_run_is_the_loop_is_its_chunks_is_its_resumption() -> None:
     optimizer, formats = optax.adam(2e-3), pl.Policy(weights=pl.FLOAT8_E5M2, gradients=pl.BFLOAT16)
     whole, record = trained(optimizer, formats, modes=pl.stochastic, steps=12)
@@ -209,6 +214,7 @@ def test_a_run_is_the_loop_is_its_chunks_is_its_resumption() -> None:
     same(seen, record)
 
 
+@pytest.mark.slow
 def test_every_reads_those_steps_alone() -> None:
     formats = pl.Policy(weights=pl.BFLOAT16)
     whole, record = trained(optax.sgd(0.05), formats, steps=10)
@@ -224,6 +230,7 @@ def test_every_reads_those_steps_alone() -> None:
     assert pl.run(step, begun, lambda key: key, steps=2)[1].loss.shape == (0,)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", RATES)
 def test_float32_is_plain_optax(name: str) -> None:
     optimizer = RATES[name]()
@@ -251,6 +258,7 @@ def test_float32_is_plain_optax(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_what_is_given_is_not_consumed() -> None:
     params, key, optimizer = first(), jax.random.key(1), optax.adam(1e-3)
     state = pl.start(params, optimizer, key=key)
@@ -317,6 +325,7 @@ def test_every_step_site_and_leaf_draws_its_own_bits() -> None:
     assert len({leaf.tobytes() for leaf in map(np.asarray, seen)}) == len(seen) == 12
 
 
+@pytest.mark.slow
 def test_ages_follow_the_stored_weights() -> None:
     optimizer, formats = optax.sgd(1e-3), pl.Policy(weights=pl.BFLOAT16)
     step = jax.jit(pl.make_step(digits().loss, optimizer, detail=False))
@@ -396,6 +405,7 @@ def test_wrong_requests_are_sentences() -> None:
 RULED = Rules(pl.FLOAT8_E5M2, primitives={"exp": pl.FLOAT32})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rules", "options"),
     [(pl.BFLOAT16, {}), (RULED, {}), (pl.FLOAT8_E5M2, {"modes": pl.Policy(compute=pl.toward_zero)})],
@@ -421,6 +431,7 @@ def test_compute_is_the_simulated_gradient(rules: Any, options: Any) -> None:
     assert 0 < abs(losses[0] - plain) < 0.75
 
 
+@pytest.mark.slow
 def test_compute_accumulates_as_told() -> None:
     """Ones added one by one in bfloat16 stop at 256."""
     formats = pl.Policy(compute=pl.BFLOAT16)
@@ -453,6 +464,7 @@ def test_stochastic_compute_draws_its_own_bits() -> None:
     assert np.isfinite(ruled(state, None, formats)[1].loss)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_compute_is_its_runs_in_one_compilation(caplog: pytest.LogCaptureFixture) -> None:
     optimizer, seeds = optax.sgd(0.1), [3, 8]
     formats = [cases.FORMATS[name] for name in ("bfloat16", "float8_e5m2", "float8_e4m3fnuz")]
@@ -495,6 +507,7 @@ def test_a_scale_beyond_the_arithmetic_is_found_out() -> None:
 # Blocks
 
 
+@pytest.mark.slow
 def test_sites_take_block_formats() -> None:
     optimizer, scalar = optax.sgd(0.1), jnp.float32(0.3)
     params = {"matrix": jnp.linspace(-3, 3, 80).reshape(2, 40) ** 3, "scalar": scalar}
@@ -519,6 +532,7 @@ def test_sites_take_block_formats() -> None:
         jax.jit(pl.make_step(loss, optimizer))(state, batch, formats)
 
 
+@pytest.mark.slow
 def test_runs_and_sweeps_with_block_formats() -> None:
     optimizer, key = optax.sgd(0.1), jax.random.key(3)
     policies = [pl.Policy(weights=fmt, gradients=MXFP8_E5M2) for fmt in (pl.BFLOAT16, pl.FLOAT16)]

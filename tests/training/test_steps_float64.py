@@ -91,6 +91,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "mode"),
     [*((name, "nearest_even") for name in POLICIES), ("all but compute", "toward_zero"), ("everything", "toward_zero")],
@@ -107,6 +108,7 @@ def test_a_step_is_the_loop_by_hand(name: str, mode: str) -> None:
     cases.assert_same(made, by_hand(begin_at(1), policy, mode, steps), what=name)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_wide_formats_is_its_runs() -> None:
     policies = [pl.Policy(weights=fmt(p, e)) for p in (3, 24, 25, 53) for e in (5, 8, 11)] + [pl.Policy()]
     optimizer = optax.sgd(RATE)
@@ -136,6 +138,7 @@ def net_at(seed: int) -> Any:
     return params, (rng.standard_normal((4, 2)), rng.standard_normal((4, 1)))
 
 
+@pytest.mark.slow
 def test_53_bits_are_plain_float64_descent() -> None:
     """Of a bowl bit for bit; a net's sums and fused products are taken in an order that each compilation chooses."""
     plain = begin_at(1)
@@ -157,6 +160,7 @@ def test_53_bits_are_plain_float64_descent() -> None:
         assert name != "in" or (np.asarray(leaf[0]) != np.asarray(leaf[2])).any()
 
 
+@pytest.mark.slow
 def test_compute_in_53_bits_differs_from_24() -> None:
     optimizer = optax.sgd(0.05)
     with jax.enable_x64(True):
@@ -174,6 +178,7 @@ def test_compute_in_53_bits_differs_from_24() -> None:
     assert 1e-12 < abs(losses[24] - exact) / exact < 1e-5
 
 
+@pytest.mark.slow
 def test_moments_and_blocks_are_rounded_in_float64() -> None:
     optimizer = optax.adam(1e-2)
     policy = pl.Policy(weights=MXFP8_E4M3, moments=fmt(30))
@@ -191,6 +196,7 @@ def test_moments_and_blocks_are_rounded_in_float64() -> None:
     assert set(pl.by_path(record.tally)) == {"in", "bias", "out"}
 
 
+@pytest.mark.slow
 def test_loss_scaling_and_ages_take_float64() -> None:
     optimizer, policy = optax.sgd(0.05), pl.Policy(weights=fmt(40))
     with jax.enable_x64(True):

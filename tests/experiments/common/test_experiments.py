@@ -49,6 +49,7 @@ def test_experiments_share_their_base(name: str) -> None:
         experiment.run({})
 
 
+@pytest.mark.slow
 def test_bytes_run_and_say_what_digits_say() -> None:
     config = configured("bytes", modes=["nearest_even"])
     result = BYTES.run(config)
@@ -95,6 +96,7 @@ def placed(name: str, placement: str, mode: str = "nearest_even") -> Any:
     return configured(name, sites=list(PLACEMENTS[placement]), modes=[mode])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "placement"), [("digits", "gradients"), pytest.param("bytes", "all", marks=pytest.mark.thorough)]
 )

@@ -47,6 +47,7 @@ def whole(_optax_needs_standard_promotion: None) -> tuple[Result, Recorder, list
     return run(SMALL, journal=journal, progress=lambda *each: told.append(each)), journal, told
 
 
+@pytest.mark.slow
 def test_rows_and_claims_have_the_contracted_keys(whole: Any) -> None:
     result, _, told = whole
     assert result.experiment == "digits"
@@ -124,6 +125,7 @@ class Failing:
             raise Interrupted
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(whole: Any, tmp_path: Path) -> None:
     result, _, _ = whole
     opened = store.open_run(tmp_path, "digits", config_as_dict(SMALL), store.provenance(device="cpu"))

@@ -43,6 +43,7 @@ def changed(measured: Measured, **arrays: Any) -> Measured:
     )
 
 
+@pytest.mark.slow
 def test_nullities_follow_the_points_and_not_the_format(measured: Measured) -> None:
     n = 3 * 6 + 7 * 2
     assert int(values(measured, "size")) == n

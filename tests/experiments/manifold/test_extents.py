@@ -41,6 +41,7 @@ def measured():
     return found
 
 
+@pytest.mark.slow
 def test_slopes_are_those_of_a_manifold(measured):
     Result("test", {}, measured.coords, measured.arrays)  # axes and labels fit
     findings = judge(measured)

@@ -20,6 +20,7 @@ def measured() -> Measured:
     return margins.measure(range(4), bits=BITS)
 
 
+@pytest.mark.slow
 def test_searched_margins_are_those_of_the_law(measured: Measured) -> None:
     """Every form and part, with every operation rounded to p bits: exactly."""
     found, predicted = (measured.arrays[f"margins_{name}"].values for name in ("found", "predicted"))

@@ -27,6 +27,7 @@ def values(measured: Measured, name: str) -> Any:
     return measured.arrays[f"repair_{name}"].values
 
 
+@pytest.mark.slow
 def test_cells_are_counted_as_numpy_counts_them(measured: Measured) -> None:
     given = setting(make_fits("generic", range(3), d=3, inputs=2, hidden=5), range(3))
     fmt, rng = float_arms((7,))["p7e8"], np.random.default_rng(0)

@@ -65,6 +65,7 @@ def test_a_setting_starts_at_a_distance_in_every_mode(given: Setting) -> None:
         assert 0.5 < given.lr[seed] * largest <= 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero"])
 def test_an_arm_is_the_loop_by_hand(given: Setting, rounding: str) -> None:
     formats = float_arms((4, 6))
@@ -81,6 +82,7 @@ def test_an_arm_is_the_loop_by_hand(given: Setting, rounding: str) -> None:
     np.testing.assert_array_equal(ends.loss, losses_at(given.residuals, ends.theta))
 
 
+@pytest.mark.slow
 def test_a_seed_does_not_depend_on_its_company() -> None:
     both, alone = (setting(make_fits("generic", seeds, **SIZES), seeds) for seeds in ((2, 0), (0,)))
     assert both.lr.tolist() == [2.0**-5, 2.0**-4]
@@ -100,6 +102,7 @@ def test_stagnated_means_that_no_step_moves_it(given: Setting) -> None:
             assert np.array_equal(here, there)
 
 
+@pytest.mark.slow
 def test_masking_leaves_out_what_nearest_rounding_loses(given: Setting) -> None:
     fmt, rng = pl.BFLOAT16, np.random.default_rng(0)
     with jax.enable_x64(True):
@@ -178,6 +181,7 @@ def values(measured: Measured, name: str) -> Any:
     return measured.arrays[f"stagnation_{name}"].values
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_it_says(measured: Measured) -> None:
     for name, array in measured.arrays.items():
         assert array.values.shape == tuple(len(measured.coords[dim]) for dim in array.dims), name

@@ -19,6 +19,7 @@ def measured() -> Measured:
     return theorem.measure(SEEDS, nets=NETS)
 
 
+@pytest.mark.slow
 def test_spectra_are_those_of_numpy(measured: Measured) -> None:
     assert measured.coords["theorem_net"] == list(NETS)
     net = theorem.SMOOTH["tanh"]

@@ -351,6 +351,7 @@ def small() -> tuple[Result, list[Any]]:
         return run(SMALL, progress=lambda *each: told.append(each)), told
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_promised(small: tuple[Result, list[Any]]) -> None:
     result, told = small
     assert result.coords["register"] == SMALL.registers
