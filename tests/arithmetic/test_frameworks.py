@@ -148,7 +148,7 @@ def test_a_model_and_its_gradient(name):
 SCOPED = ("linen", "haiku")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCOPED)
 def test_rules_by_the_scopes_of_the_framework(name):
     """With everything else exact, the rounding of one module is the only one."""

@@ -609,9 +609,9 @@ def test_no_arguments_is_help(say) -> None:
 def test_help_loads_nothing_slow() -> None:
     """Past the package's own names, which the library's users want at once."""
     code = fake_experiment.BARE + (
-        "from precisionlab import cli\n"
+        "from precisionlab.cli import main\n"
         "try:\n"
-        "    cli.main(['run', '--help'])\n"
+        "    main.main(['run', '--help'])\n"
         "except SystemExit:\n"
         "    slow = {'jax', 'duckdb', 'pyarrow', 'matplotlib', 'scipy', 'pydantic'} & set(sys.modules)\n"
         "    assert not slow, slow\n"

@@ -370,7 +370,7 @@ def test_a_sum_is_told_from_a_maximum(jitted: bool) -> None:
     assert [(a.kind, a.path) for a in advise(stagnation(state)) if a.site == "state"] == [("counter", "sum")]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
 @pytest.mark.parametrize("jitted", [False, True])
 def test_rounding_by_chance_of_what_is_rounded_already_is_no_all_clear(jitted: bool) -> None:

@@ -91,6 +91,7 @@ def test_every_reader_takes_the_record_of_every_framework(name: str, reader: str
     assert READERS[reader](stagnation(trained(name).state), tmp_path)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_records_hold_bare_arrays_under_the_paths_of_the_parameters(name: str) -> None:
     params, state = trained(name)
@@ -210,7 +211,7 @@ CURES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("cure", CURES)
 def test_leaves_without_entries_train_and_are_told_in_every_cure(cure: str, tmp_path: Path) -> None:
     params = {name: leaf for name, leaf in odd().items() if name != "whole"}

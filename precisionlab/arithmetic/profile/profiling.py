@@ -41,7 +41,7 @@ from precisionlab.numerics.modes import Mode, nearest_even
 __all__ = ["error_profile"]
 
 
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parents[1])  # all of `arithmetic`
 
 
 class _Label(NamedTuple):

@@ -74,6 +74,7 @@ def test_rows_and_claims_have_the_contracted_keys(whole: Any) -> None:
     assert json.loads(json.dumps(to_json_object(result, "runs/x")))["experiment"] == "digits"
 
 
+@pytest.mark.slow
 def test_arrays_say_what_the_rows_say(whole: Any) -> None:
     result, journal, _ = whole
     assert result.coords["step"] == (10, 20, 30, 40)

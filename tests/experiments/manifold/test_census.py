@@ -32,7 +32,6 @@ def measured():
     return found
 
 
-@pytest.mark.slow
 def test_slopes_are_n_minus_d_on_both_lattices(measured):
     Result("test", {}, measured.coords, measured.arrays)  # axes and labels fit
     findings = judge(measured)

@@ -73,6 +73,7 @@ def test_nullities_follow_the_points_and_not_the_format(measured: Measured) -> N
     assert draw_loss_floor(measured, axes[1]).lines
 
 
+@pytest.mark.slow
 def test_the_slope_is_taken_where_every_mode_is_seen(measured: Measured) -> None:
     bits = np.array(measured.coords["dimension_floor_precision"], np.float64)
     loss = np.where(bits[:, None] > 12, 2.0 ** (-2 * bits[:, None] - np.arange(3)[None, :]), 1.0)
@@ -91,6 +92,7 @@ def test_the_slope_is_taken_where_every_mode_is_seen(measured: Measured) -> None
         assert dimension.judge(silent)[2].geometry.held is None
 
 
+@pytest.mark.slow
 def test_the_judge_can_say_representation_and_nothing(measured: Measured) -> None:
     flat = np.full((3, 3), 20.0)
     grows = np.broadcast_to(np.array([30.0, 28.0, 26.0])[:, None, None], (3, 2, 3))

@@ -55,6 +55,7 @@ def test_slopes_are_those_of_a_manifold(measured):
         assert np.isnan(finding.p) if both else finding.p < 1e-3
 
 
+@pytest.mark.slow
 def test_only_walks_are_censored_and_all_of_them(measured):
     censored = measured.arrays["extents_censored"].values
     assert not censored[:, :, :2].any()
@@ -66,6 +67,7 @@ def test_a_minimum_that_newton_alone_runs_away_from_is_found():
     assert np.isfinite(measure([128], points=(1,), bits=_BITS).arrays["extents_isolated"].values).all()
 
 
+@pytest.mark.slow
 def test_a_normal_extent_is_that_of_the_linearized_net(measured):
     # With one point and h = 2^-25 the normal is unique up to sign, J / |J|, and g = J^T |J| t.
     _, inputs, targets = example(3, 1)
@@ -126,6 +128,7 @@ def test_what_was_not_reached_decides_nothing():
     assert "normal, floating point, d = 2" in undecided[1]
 
 
+@pytest.mark.slow
 def test_the_figure_names_every_series(measured):
     figure, axes = plt.subplots()
     assert draw_extents(measured, axes) is axes

@@ -29,6 +29,7 @@ def test_searched_margins_are_those_of_the_law(measured: Measured) -> None:
             assert found[i, j].tolist() == predicted[i, j].tolist(), (p, form)
 
 
+@pytest.mark.slow
 def test_training_agrees_with_the_law(measured: Measured) -> None:
     arrays = {name: array.values for name, array in measured.arrays.items()}
     assert not arrays["margins_contradictions"].any()
@@ -40,6 +41,7 @@ def test_training_agrees_with_the_law(measured: Measured) -> None:
     assert (arrays["margins_true_gradient"] > 0).all()
 
 
+@pytest.mark.slow
 def test_representation_is_right_here(measured: Measured) -> None:
     recedes, open_set, law, grows = margins.judge(measured)
     assert {finding.loss for finding in (recedes, open_set, law, grows)} == {"cross_entropy"}
@@ -53,6 +55,7 @@ def test_representation_is_right_here(measured: Measured) -> None:
     assert grows.geometry.held
 
 
+@pytest.mark.slow
 def test_flatness_that_stays_where_it_is_would_not_be_representation(measured: Measured) -> None:
     """The same arrays as if the threshold knew nothing of the bits, and nothing were flat."""
     arrays = dict(measured.arrays)
@@ -66,6 +69,7 @@ def test_flatness_that_stays_where_it_is_would_not_be_representation(measured: M
     assert (open_set.geometry.held, open_set.representation.held) == (True, False)
 
 
+@pytest.mark.slow
 def test_arms_that_never_rest_are_left_out_of_what_is_said_of_rest(measured: Measured) -> None:
     arrays = dict(measured.arrays)
 
@@ -89,6 +93,7 @@ def test_arms_that_never_rest_are_left_out_of_what_is_said_of_rest(measured: Mea
     assert not any(claim.held for claim in (open_set.geometry, open_set.representation, law.geometry))
 
 
+@pytest.mark.slow
 def test_figure(measured: Measured) -> None:
     from matplotlib.figure import Figure
 

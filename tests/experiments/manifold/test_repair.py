@@ -53,6 +53,7 @@ def test_cells_are_counted_as_numpy_counts_them(measured: Measured) -> None:
         assert values(measured, "flat")[:, 0, seed].tolist() == [flat[cell] for cell in repair.CELLS]
 
 
+@pytest.mark.slow
 def test_stagnation_is_the_cause_and_the_lattice_is_not(measured: Measured) -> None:
     for name, array in measured.arrays.items():
         assert array.values.shape == tuple(len(measured.coords[dim]) for dim in array.dims), name
@@ -81,6 +82,7 @@ def changed(measured: Measured, **arrays: Any) -> Measured:
     )
 
 
+@pytest.mark.slow
 def test_the_judge_can_say_the_contrary_and_nothing(measured: Measured) -> None:
     gone = changed(measured, nullity=np.zeros_like(values(measured, "nullity")), flat=np.zeros_like(values(measured, "flat")))
     for finding in repair.judge(gone):
@@ -97,6 +99,7 @@ def test_the_judge_can_say_the_contrary_and_nothing(measured: Measured) -> None:
         assert four.representation.held is False
 
 
+@pytest.mark.slow
 def test_causes_compare_cells(measured: Measured) -> None:
     flat = np.full((4, 1, 3), 18.0)
     flat[1] = flat[3] = [[20.0, 21.0, 20.0]]
@@ -108,6 +111,7 @@ def test_causes_compare_cells(measured: Measured) -> None:
     assert [claim.held for claim in swapped] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_repairs_are_told_by_how_much_they_lower_the_loss(measured: Measured) -> None:
     loss = np.full((6, 1, 3), 1e-2)
     loss[repair.ARMS.index("lattice")] = [[1e-4, 1e-5, 1e-3]]

@@ -61,7 +61,6 @@ def test_law_of_the_frozen_floor_against_every_radius(p: int) -> None:
         assert frozen == math.isinf(first), phi
 
 
-@pytest.mark.slow
 def test_the_control_is_seen(measured: Measured) -> None:
     assert ring.control_seen(measured)
     predicted, threshold = (measured.arrays[f"ring_{name}"].values for name in ("predicted", "threshold"))

@@ -37,6 +37,7 @@ def test_spectra_are_those_of_numpy(measured: Measured) -> None:
     assert measured.arrays["theorem_reached"].values.tolist() == [[True, True], [False, False]]
 
 
+@pytest.mark.slow
 def test_claims_follow_the_numbers(measured: Measured) -> None:
     held = [claim.held for claim in theorem.claims(measured)]
     assert held == [True, True]

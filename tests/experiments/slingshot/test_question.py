@@ -390,6 +390,7 @@ def test_a_run_says_what_it_promised(small: tuple[Result, list[Any]]) -> None:
     assert told[1:-1] == [(chunk, 6, "waves in fixed8, bfloat16") for chunk in range(1, 7)]
 
 
+@pytest.mark.slow
 def test_figures_are_drawn(small: tuple[Result, list[Any]], tmp_path: Path) -> None:
     for number, draw in enumerate(SLINGSHOT.figures.values()):
         figure = draw(small[0])
