@@ -48,10 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for alike in cases.values():
         marker = alike[0].get_closest_marker("sampled")
         assert marker is not None
-        (count,) = marker.args
-        taken = {index * len(alike) // count for index in range(count)}
-        for index, item in enumerate(alike):
-            if index not in taken:
+        first, ids = marker.args[0], [item.nodeid.split("[", 1)[1].removesuffix("]") for item in alike]
+        taken = set(marker.args) if isinstance(first, str) else {ids[i * len(ids) // first] for i in range(first)}
+        for name, item in zip(ids, alike, strict=True):
+            if name not in taken:
                 item.add_marker(pytest.mark.slow)
 
 

@@ -44,7 +44,7 @@ class Policy(NamedTuple):
     Weights, gradients and updates also take a `BlockFormat`, with blocks along the last axis; a single number is a block.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> Policy(weights=BFLOAT16, gradients=BFLOAT16).updates is None
         True
     """
@@ -90,7 +90,7 @@ def describe(policy: Policy) -> str:
     """A policy in words.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> describe(Policy(weights=BFLOAT16))
         'weights bfloat16'
     """
@@ -109,7 +109,7 @@ def split_policy(policy: Policy) -> tuple[Policy, Complete]:
         `(numbers, complete)`: the policy with None in place of block formats, and a function that puts them back.
 
     Example:
-        >>> from precisionlab.numerics.blocks import MXFP8_E4M3
+        >>> from precisionlab import MXFP8_E4M3
         >>> numbers, complete = split_policy(Policy(weights=MXFP8_E4M3))
         >>> numbers.weights is None, complete(numbers).weights == MXFP8_E4M3
         (True, True)

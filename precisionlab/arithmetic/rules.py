@@ -48,7 +48,7 @@ class Rules(NamedTuple):
     runs as it is, and its results are rounded once.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT32, name_of
+        >>> from precisionlab import BFLOAT16, FLOAT32, name_of
         >>> rules = Rules(BFLOAT16, primitives={"exp": FLOAT32}, scopes={"norm": FLOAT32})
         >>> [name_of(resolve(rules, *at)) for at in (("mul", ()), ("exp", ()), ("mul", ("block", "norm")))]
         ['bfloat16', 'float32', 'float32']
@@ -185,7 +185,7 @@ def describe_rules(rules: Any) -> str:
     """Rules of formats in words.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT32
+        >>> from precisionlab import BFLOAT16, FLOAT32
         >>> describe_rules(Rules(BFLOAT16, scopes={"norm": FLOAT32}))
         'bfloat16 (norm: float32)'
     """

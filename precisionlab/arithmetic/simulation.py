@@ -77,7 +77,7 @@ def simulate(
         UnlistedWarning: for a primitive that cannot be looked into; its results alone are rounded.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN
+        >>> from precisionlab import BFLOAT16, FLOAT8_E4M3FN
         >>> f = lambda x: jnp.sum(x * x) / 3
         >>> float(f(jnp.array([1.1, 2.2]))), float(simulate(f, BFLOAT16)(jnp.array([1.1, 2.2])))
         (2.0166..., 2.015625)

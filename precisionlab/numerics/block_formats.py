@@ -86,7 +86,7 @@ def name_of_blocks(block_format: BlockFormat) -> str:
     """The name in `BLOCK_FORMATS` with the law of the scales where that is another one, or the numbers written out.
 
     Example:
-        >>> from precisionlab.numerics.scale_laws import scale_even
+        >>> from precisionlab import scale_even
         >>> name_of_blocks(MXFP4._replace(law=scale_even))
         'mxfp4 (scales: even)'
     """

@@ -118,7 +118,7 @@ def round_blocks(
         [[1.0, 0.3125, -0.0390625], [96.0, 7.0, -0.0390625]]
         >>> round_blocks(x, MXFP4).tolist()
         [[1.0, 0.25, -0.0], [96.0, 8.0, -0.0]]
-        >>> from precisionlab.numerics.scale_laws import scale_floor, scale_round_up
+        >>> from precisionlab import scale_floor, scale_round_up
         >>> [round_blocks(jnp.array([7.0, 0.4]), MXFP4._replace(law=law)).tolist() for law in (scale_floor, scale_round_up)]
         [[6.0, 0.5], [8.0, 0.0]]
     """

@@ -39,7 +39,7 @@ def check_format(fmt: Format, carrier: Any = None) -> None:
             (S. Figueroa, "When is double rounding innocuous?", 1995).
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT64
+        >>> from precisionlab import BFLOAT16, FLOAT64
         >>> check_format(BFLOAT16, "float32")
         >>> check_format(FLOAT64, "float32")
         Traceback (most recent call last):

@@ -166,7 +166,7 @@ def finite_values(fmt: Format) -> np.ndarray:
         ValueError: if the format has more values than that.
 
     Example:
-        >>> from precisionlab.numerics.formats import FLOAT4_E2M1FN
+        >>> from precisionlab import FLOAT4_E2M1FN
         >>> finite_values(FLOAT4_E2M1FN)[7:].tolist()
         [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
@@ -202,7 +202,7 @@ def ulp(x: Float[Array, "..."] | float, fmt: Format) -> Float[Array, "..."]:
         The spacing in the units of x, same shape and dtype; NaN where x is not finite.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> float(ulp(1.0, BFLOAT16)), float(ulp(-300.0, BFLOAT16))
         (0.0078125, 2.0)
     """
@@ -229,7 +229,7 @@ def neighbors(x: Float[Array, "..."] | float, fmt: Format) -> tuple[Float[Array,
         (NaN on the lower side of a format without negative values); NaN where x is NaN.
 
     Example:
-        >>> from precisionlab.numerics.formats import FLOAT8_E4M3FN
+        >>> from precisionlab import FLOAT8_E4M3FN
         >>> below, above = neighbors(1.0, FLOAT8_E4M3FN)
         >>> float(below), float(above)
         (0.9375, 1.125)

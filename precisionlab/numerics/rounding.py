@@ -59,8 +59,7 @@ def round_to(
         ValueError: if the format does not fit the dtype of x, or a stochastic mode has no key.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN
-        >>> from precisionlab.numerics.modes import upward
+        >>> from precisionlab import BFLOAT16, FLOAT8_E4M3FN, upward
         >>> float(round_to(0.1, BFLOAT16)), float(round_to(0.1, BFLOAT16, upward))
         (0.10009765625, 0.10009765625)
         >>> float(round_to(1 + 2**-8 + 2**-40, BFLOAT16))      # in float32 it would be a tie

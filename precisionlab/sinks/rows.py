@@ -60,7 +60,7 @@ def record_rows(record: Any, *, step: Any = None) -> list[Row]:
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> from precisionlab.numerics.formats import FLOAT8_E4M3FN
+        >>> from precisionlab import FLOAT8_E4M3FN
         >>> from precisionlab.optimizers import stagnation, track
         >>> optimizer, params = track(optax.sgd(0.01), [FLOAT8_E4M3FN]), {"scale": jnp.ones(4)}
         >>> _, state = optimizer.update(params, optimizer.init(params), params)

@@ -46,7 +46,7 @@ def stored_decay(decay: float, fmt: Format) -> float:
         ValueError: if decay is not between 0 and 1, or the format has no zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT16
+        >>> from precisionlab import BFLOAT16, FLOAT16
         >>> stored_decay(0.999, BFLOAT16), stored_decay(0.99, BFLOAT16), stored_decay(0.999, FLOAT16)
         (1.0, 0.98828125, 0.9990234375)
     """
@@ -70,7 +70,7 @@ def largest_decay(fmt: Format) -> float:
         ValueError: if the format has no zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN
+        >>> from precisionlab import BFLOAT16, FLOAT8_E4M3FN
         >>> largest_decay(BFLOAT16), 1 / (1 - largest_decay(FLOAT8_E4M3FN))
         (0.99609375, 16.0)
     """
@@ -104,7 +104,7 @@ def is_ratchet(decay: float, fmt: Format) -> bool:
         ValueError: if decay is not between 0 and 1, or the format has no zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT16
+        >>> from precisionlab import BFLOAT16, FLOAT16
         >>> is_ratchet(0.999, BFLOAT16), is_ratchet(0.99, BFLOAT16), is_ratchet(0.999, FLOAT16)
         (True, False, False)
     """
@@ -143,7 +143,7 @@ def stall_level(decay: float, fmt: Format, target: float = 1.0, start: float = 0
             has no zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E5M2
+        >>> from precisionlab import BFLOAT16, FLOAT8_E5M2
         >>> stall_level(0.999, BFLOAT16), stall_level(0.9, BFLOAT16), stall_level(0.999, FLOAT8_E5M2)
         (0.25, 0.98046875, 0.015625)
         >>> stall_level(0.997, BFLOAT16, target=0.0, start=1.0)
@@ -184,7 +184,7 @@ def counter_limit(fmt: Format, increment: float = 1.0) -> float:
         ValueError: if increment is not positive and finite, or the format has no zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT16
+        >>> from precisionlab import BFLOAT16, FLOAT16
         >>> counter_limit(BFLOAT16), counter_limit(BFLOAT16, 1e-3), counter_limit(FLOAT16, 32.0)
         (256.0, 0.5, inf)
     """

@@ -116,7 +116,7 @@ def total(tallies: PyTree[Tally]) -> Tally:
     """The sum of all the tallies in a tree.
 
     Example:
-        >>> from precisionlab.stagnation.counting import tally
+        >>> from precisionlab import tally
         >>> one = jnp.ones(3)
         >>> int(total({"a": tally(one, one, one), "b": tally(one, one, one)}).swamped)
         6
@@ -144,7 +144,7 @@ def by_path(tallies: PyTree[Tally]) -> dict[str, Tally]:
     """The tallies of a tree under the paths of their leaves, such as `layer1/weight`.
 
     Example:
-        >>> from precisionlab.stagnation.counting import tally
+        >>> from precisionlab import tally
         >>> one = jnp.ones(3)
         >>> list(by_path({"layer1": {"bias": tally(one, one, one)}}))
         ['layer1/bias']

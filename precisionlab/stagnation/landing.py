@@ -37,7 +37,7 @@ def landing_threshold(w: Float[Array, "..."] | float, fmt: Format) -> tuple[Floa
         inf where nothing moves it (the largest value of a saturating format); NaN where w is not finite.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> up, down = landing_threshold(1.0, BFLOAT16)
         >>> float(up) > 2**-8, float(down) > 2**-9      # a tie would stay at 1.0, whose last bit is even
         (True, True)
@@ -93,7 +93,7 @@ def expected_lost_fraction(w: Float[Array, "..."], update_size: Float[Array, "..
         A scalar between 0 and 1; NaN for an empty w.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> w = jnp.array([1.0, 0.001])
         >>> float(expected_lost_fraction(w, 1e-4, BFLOAT16))
         0.5

@@ -133,7 +133,7 @@ def vanishing_margins(
             others, or another argument is out of range.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT16, FLOAT32
+        >>> from precisionlab import BFLOAT16, FLOAT16, FLOAT32
         >>> vanishing_margins(FLOAT32, LOG_SOFTMAX, flushed=True)
         Margins(loss=16.63553237915039, label=16.63553237915039, other=87.3365478515625)
         >>> vanishing_margins(FLOAT32, INTEGER_LABELS).loss, vanishing_margins(FLOAT32, INTEGER_LABELS, label_share=0).loss

@@ -85,7 +85,7 @@ def pack(
         kept: whether any has `invisible`; for those that lack it nothing is.
 
     Example:
-        >>> from precisionlab.stagnation.counting import tally
+        >>> from precisionlab import tally
         >>> one = jnp.ones(3)
         >>> pack({"a": tally(one, one, one), "b": tally(one, one, one)}).fates.tolist()
         [[0, 3, 0, 0, 0], [0, 3, 0, 0, 0]]
@@ -118,7 +118,7 @@ def unpack(packed: PackedTallies) -> PyTree[Tally]:
     """The tree of tallies again; axes in front of the packed ones are kept.
 
     Example:
-        >>> from precisionlab.stagnation.counting import tally
+        >>> from precisionlab import tally
         >>> one = jnp.ones(3)
         >>> int(unpack(pack({"a": tally(one, one, one)}))["a"].swamped)
         3

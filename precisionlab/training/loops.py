@@ -75,7 +75,7 @@ def run(
 
     Example:
         >>> import optax
-        >>> from precisionlab.training.steps import make_step, start
+        >>> from precisionlab import make_step, start
         >>> optimizer = optax.sgd(0.1)
         >>> step = make_step(lambda w, batch: jnp.sum((w - batch) ** 2), optimizer)
         >>> state, record = run(step, start(jnp.ones(3), optimizer), lambda key: jnp.zeros(3), steps=4)

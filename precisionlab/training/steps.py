@@ -118,8 +118,7 @@ def start(
             for theirs), or a loss scale that is none.
 
     Example:
-        >>> from precisionlab.numerics.formats import FLOAT16
-        >>> from precisionlab.training.loss_scaling import static_loss_scale
+        >>> from precisionlab import FLOAT16, static_loss_scale
         >>> optimizer, formats, x = optax.sgd(1.0), Policy(gradients=FLOAT16), 2.0**-26  # x rounds to zero in float16
         >>> step = jax.jit(make_step(lambda w, batch: jnp.sum(w * x), optimizer))
         >>> begun = start(jnp.zeros(1), optimizer, formats, loss_scale=static_loss_scale(1024))
@@ -177,7 +176,7 @@ def make_step(
             format describes.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer, formats = optax.sgd(0.1), Policy(weights=BFLOAT16)
         >>> step = make_step(lambda w, batch: jnp.sum((w - batch) ** 2), optimizer)
         >>> state = start(jnp.ones(3), optimizer, formats)

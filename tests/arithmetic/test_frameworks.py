@@ -123,7 +123,7 @@ def size(tree: Any) -> float:
     return math.sqrt(sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled("equinox")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_and_its_gradient(name):
     model = MODELS[name]()

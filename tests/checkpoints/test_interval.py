@@ -48,7 +48,7 @@ def trainer(name: str) -> Any:
     return train
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [1e-5, 1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
 def test_training_loses_what_the_interval_says(tmp_path: Path, name: str, lr: float) -> None:
@@ -75,6 +75,7 @@ def test_the_interval_says_something(tmp_path: Path) -> None:
     assert 0 < row["low"] < row["lost_fraction"] < row["high"] < 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [None, 3e-6])
 def test_bounds_and_curves_are_the_same_question_at_other_sizes(tmp_path: Path, size: float | None) -> None:
     array, lr = weights(np.float32), 1e-4

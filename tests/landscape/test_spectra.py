@@ -217,6 +217,7 @@ def scaled(scale, w):
     return 0.5 * scale * (w @ w)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("scale", "wanted"), [(0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)])
 def test_lanczos_on_multiples_of_the_identity(scale, wanted):
     loss = Partial(scaled, np.float64(scale))

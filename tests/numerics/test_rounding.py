@@ -157,6 +157,7 @@ GFLOAT_MODES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", GFLOAT)
 def test_every_mode_agrees_with_gfloat(name: str) -> None:
     info, fmt = GFLOAT[name], pl.FORMATS[name]

@@ -227,7 +227,7 @@ FRAMEWORKS: dict[str, tuple[Callable[[], Model], Any, str]] = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled("nnx_optimizer-narrow")
 @pytest.mark.parametrize(
     ("name", "storage"),
     [

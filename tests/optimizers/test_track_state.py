@@ -149,7 +149,7 @@ def test_every_record_of_the_state_is_a_recount_of_what_was_meant(name: str) -> 
 PAIRED = [("adam", None), ("adam", True), ("around_masters", True), ("rounded_by_chance", None), ("adam_narrow_mu", False)]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "state"),
     [

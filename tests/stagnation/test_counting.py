@@ -175,7 +175,7 @@ def test_rates_are_nan_without_a_denominator() -> None:
     assert isinstance(stacked.descent_quality, np.ndarray)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float32"])
 @pytest.mark.parametrize("detail", [True, False])
 def test_jit_and_vmap_and_eager_agree(name: str, detail: bool) -> None:

@@ -165,7 +165,7 @@ def test_a_power_of_two_changes_no_bit_in_float32(optimizer: Any) -> None:
     same((scaled.params, scaled.optimizer), (plain.params, plain.optimizer))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

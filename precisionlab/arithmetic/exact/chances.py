@@ -79,8 +79,7 @@ def round_sum(
 
     Example:
         >>> import jax
-        >>> from precisionlab.numerics.formats import BFLOAT16
-        >>> from precisionlab.numerics.modes import stochastic
+        >>> from precisionlab import BFLOAT16, stochastic
         >>> w, u = jnp.ones(2**16), jnp.full(2**16, 2.0**-15 * (1 + 2.0**-20))
         >>> moved = int(jnp.sum(round_sum(w, u, BFLOAT16, stochastic, key=jax.random.key(0)) > 1))
         >>> abs(moved - 256) < 80  # of 2^16, each with a chance of 2^-8

@@ -88,7 +88,7 @@ def error_profile(
         TypeError, ValueError, NotImplementedError: as `simulate` does.
 
     Example:
-        >>> from precisionlab.numerics.formats import FLOAT8_E4M3FN
+        >>> from precisionlab import FLOAT8_E4M3FN
         >>> profile = error_profile(lambda x: jnp.sum(jnp.exp(x) * 100), FLOAT8_E4M3FN)(jnp.array([0.0, 1.1, 2.0]))
         >>> profile.first_nonfinite.primitive, [op.primitive for op in profile.operations]
         ('mul', ['argument 0', 'exp', 'constant 100', 'mul', 'reduce_sum'])

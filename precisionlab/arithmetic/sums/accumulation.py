@@ -135,7 +135,7 @@ def dot(
         ValueError: if shapes do not match, formats do not fit, a stochastic mode has no key, or options contradict each other.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> ones = jnp.ones(512)
         >>> [float(dot(ones, ones, multiply=BFLOAT16, accumulate=BFLOAT16, chunk=c)) for c in (None, 32)]
         [256.0, 512.0]
@@ -204,7 +204,7 @@ def rounded_sum(
         key: a random key for stochastic modes, or None.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> float(rounded_sum(jnp.ones((30, 30)), (0, 1), Accumulation(accumulate=BFLOAT16), nearest_even, None))
         256.0
     """

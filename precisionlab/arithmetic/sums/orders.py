@@ -49,7 +49,7 @@ class Accumulation(NamedTuple):
             `accumulate`; within the chunks, and again across their sums. An infinite partial sum makes it NaN.
 
     Example:
-        >>> from precisionlab.numerics.formats import ieee_format
+        >>> from precisionlab import ieee_format
         >>> Accumulation(accumulate=ieee_format(6, 9), chunk=64).chunk
         64
     """

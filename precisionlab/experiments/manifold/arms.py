@@ -122,7 +122,7 @@ def visible(updates: Any, params: Any, fmt: Format) -> Any:
     """The updates that nearest rounding at these weights would not lose, the others zero.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> visible(jnp.array([2.0**-8, 2.0**-9]), jnp.array([1.0, 1.5]), BFLOAT16).tolist(), BFLOAT16.precision
         ([0.0, 0.0], 8)
     """

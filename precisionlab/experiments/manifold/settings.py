@@ -50,7 +50,7 @@ def float_arms(precisions: Iterable[int] = PRECISIONS, exponents: Iterable[int] 
     """Floating-point formats by name, `p8e8` for 8 significand bits with the hidden one and 8 exponent bits.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16, FLOAT64
+        >>> from precisionlab import BFLOAT16, FLOAT64
         >>> arms = float_arms((8, 53), (8, 11))
         >>> list(arms), arms["p8e8"] == BFLOAT16, arms["p53e11"] == FLOAT64
         (['p8e8', 'p8e11', 'p53e8', 'p53e11'], True, True)

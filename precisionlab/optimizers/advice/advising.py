@@ -46,7 +46,7 @@ def advise(record: Record, *, learning_rate: Rate | None = None, weight_decay: R
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> from precisionlab.optimizers.tracking.track import stagnation, track
+        >>> from precisionlab.optimizers import stagnation, track
         >>> optimizer, w = track(optax.sgd(1e-4)), {"norm": {"scale": jnp.ones(64, jnp.bfloat16)}}
         >>> _, state = optimizer.update(w, optimizer.init(w), w)
         >>> print(*advise(stagnation(state)), sep="\n")

@@ -83,7 +83,7 @@ def kahan(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) -> opta
         W. Kahan, "Further remarks on reducing truncation errors", 1965.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer = kahan(BFLOAT16)
         >>> w, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
         >>> for _ in range(3):

@@ -98,7 +98,7 @@ def two_components(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0
         technique for extending the available precision", 1971.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer = two_components(BFLOAT16)
         >>> w, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
         >>> for _ in range(3):

@@ -66,7 +66,7 @@ def round_params(fmt: Formats = None, mode: Mode = nearest_even, seed: int = 0) 
             format; at update time, without `params`.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer = optax.chain(optax.sgd(0.1), round_params(BFLOAT16))
         >>> w = jnp.float32(1.0)
         >>> updates, _ = optimizer.update(jnp.float32(0.4), optimizer.init(w), w)

@@ -83,7 +83,7 @@ def master_weights(
         P. Micikevicius et al., "Mixed precision training", 2018.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer = master_weights(optax.sgd(1.0), BFLOAT16)
         >>> w, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
         >>> updates, state = optimizer.update(jnp.float32(-0.003), state, w)

@@ -84,7 +84,7 @@ def round_state(
             the optimizer does not tell which of its leaves belong to parameters.
 
     Example:
-        >>> from precisionlab.numerics.formats import BFLOAT16
+        >>> from precisionlab import BFLOAT16
         >>> optimizer = round_state(optax.trace(0.9), BFLOAT16)
         >>> w = jnp.ones(2)
         >>> _, state = optimizer.update(jnp.float32([0.1, 0.2]), optimizer.init(w), w)

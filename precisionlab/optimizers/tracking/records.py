@@ -117,7 +117,7 @@ def stagnation(opt_state: Any) -> Record:
 
     Example:
         >>> import optax
-        >>> from precisionlab.optimizers.tracking.track import track
+        >>> from precisionlab.optimizers import track
         >>> state = optax.chain(optax.clip(1.0), track(optax.sgd(0.1))).init(jnp.ones(3))
         >>> int(stagnation(state).step)
         0

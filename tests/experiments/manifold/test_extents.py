@@ -63,6 +63,7 @@ def test_only_walks_are_censored_and_all_of_them(measured):
     assert np.ptp(measured.arrays["extents_length"].values[:, :, 2], axis=-1).max() == 0
 
 
+@pytest.mark.slow
 def test_a_minimum_that_newton_alone_runs_away_from_is_found():
     assert np.isfinite(measure([128], points=(1,), bits=_BITS).arrays["extents_isolated"].values).all()
 

@@ -203,6 +203,7 @@ def test_what_is_measured_is_what_it_says(measured: Measured) -> None:
     assert (values(measured, "row_share") <= 1 + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_unfreezing_speaks_for_geometry(measured: Measured) -> None:
     findings = stagnation.judge(measured)
     assert [finding.row for finding in findings] == [3, 3, 5, 5, 5]
@@ -226,6 +227,7 @@ def changed(measured: Measured, **arrays: Any) -> Measured:
     )
 
 
+@pytest.mark.slow
 def test_the_judge_can_say_representation_and_nothing(measured: Measured) -> None:
     after, shape = values(measured, "loss_after"), values(measured, "loss").shape
     frozen = changed(
