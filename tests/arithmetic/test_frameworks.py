@@ -172,6 +172,7 @@ def test_profiles_by_the_scopes_of_the_framework():
         assert (worst < 2.0**-20) == (module == "norm"), scopes
 
 
+@pytest.mark.slow
 def test_whole_objects_go_through():
     """Equinox modules hold functions beside arrays; nnx objects are passed as they are."""
     import equinox as eqx

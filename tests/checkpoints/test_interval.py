@@ -137,6 +137,7 @@ def test_plots_are_saved_beside_the_same_answer(tmp_path: Path, suffix: str, sta
     assert sorted(child.suffix for child in tmp_path.iterdir()) == sorted([f".{suffix}", f".{suffix}", *[".safetensors"] * 2])
 
 
+@pytest.mark.slow
 def test_a_forecast_is_drawn_as_it_was_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = drawn_by(monkeypatch)
     tensors = {f"layers.{i}.norm": np.full(8, 1 + 0.1 * i, np.float32) for i in range(5)}

@@ -62,6 +62,7 @@ def test_weights_sum_to_one():
     assert (found.weights >= 0).all()
 
 
+@pytest.mark.slow
 def test_trace_exact_and_from_probes():
     loss, values = quadratic(np.random.default_rng(2).normal(1, 2, 120))
     exact = hessian_trace(loss, np.zeros(120))

@@ -473,6 +473,7 @@ def test_nothing_known_is_said_to_be_unknown() -> None:
     assert (advice.kind, advice.sentence) == ("fine", "There are 0 floating weights, so nothing can be lost.")
 
 
+@pytest.mark.slow
 def test_weights_that_are_all_nan_are_the_one_finding() -> None:
     w = {"w": jnp.full(8, jnp.nan, BF16)}
     record = after(w, {"w": jnp.ones(8)}, optax.adam(1e-3), formats=[pl.FLOAT16])

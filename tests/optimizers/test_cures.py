@@ -290,6 +290,7 @@ def test_a_moving_average_in_bfloat16_stalls_at_a_quarter() -> None:
     assert int(state.inner.count) == int(state.count) == 2000
 
 
+@pytest.mark.slow
 def test_rounded_moments_can_be_tracked() -> None:
     params, optimizer = weights(), track(round_state(optax.adam(1e-3), BF16))
     after, state = stepper(optimizer)(params, optimizer.init(params), gradients(params, 0))

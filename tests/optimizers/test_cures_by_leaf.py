@@ -40,7 +40,7 @@ def cured(name: str, *how: Any) -> Any:
     return master_weights(optax.sgd(1.0), *how) if name == "master_weights" else optax.chain(optax.sgd(1.0), LAST[name](*how))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LAST, "master_weights"])
 def test_each_leaf_keeps_its_own_dtype_s_values(name: str) -> None:
     """A float32 norm beside a bfloat16 kernel stays put without gradient; record and advice say how each is stored."""

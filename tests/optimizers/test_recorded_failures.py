@@ -177,7 +177,7 @@ def scales_of(params: Any) -> list[Any]:
     return [layer["norm"]["scale"] for layer in params["layers"]]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["float32", "bfloat16"])
 def test_norm_weights_stay_at_exactly_one(memory: str) -> None:
     """vllm-project/speculators#765 and #668, fla-org/flame#47, NVIDIA-NeMo/Automodel#3444.
@@ -582,7 +582,7 @@ def test_adam_never_forgets_in_bfloat16() -> None:
     assert advice.cure in CURES_OF_STATE
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("cure", CURES_OF_STATE)
 def test_adam_forgets_with_each_cure(cure: str) -> None:
     """Further than to a quarter, where rounding to nearest would have left it."""
@@ -592,6 +592,7 @@ def test_adam_forgets_with_each_cure(cure: str) -> None:
     assert_state_cured(cure, optax.tree.get(trained.state, "nu"), wanted, stall_level(b2, BF16), asked, largest, steps)
 
 
+@pytest.mark.slow
 def test_rounding_moments_that_optax_keeps_narrow_does_not_come_too_late() -> None:
     """`round_state` makes the update wide by itself: nothing is on the grid before it rounds."""
     steps, b2 = 1200, 0.999
@@ -603,7 +604,7 @@ def test_rounding_moments_that_optax_keeps_narrow_does_not_come_too_late() -> No
     assert_state_cured("round_state", nu, wanted, 0.5, asked, largest, steps)  # 0.5 is where nearest rounding leaves it
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("b2", "kind", "cure"), [(0.999, "forgetful", "float32"), (0.997, "stalled", "round_state")])
 def test_second_moments_stop_below_their_level(b2: float, kind: str, cure: str) -> None:
     """The same with the update in float32 and the moment alone in bfloat16, fed ones: it rests a quarter or half of the way."""
@@ -625,6 +626,7 @@ def test_second_moments_stop_below_their_level(b2: float, kind: str, cure: str) 
     assert_state_cured(cure, found, 1 - b2**steps, level, 1.0, 1.0, steps)
 
 
+@pytest.mark.slow
 def test_second_moments_underflow_in_float16() -> None:
     """Below 2^-25 nothing is added to a moment in float16, nor is the eps of Adam anything: it divides by zero."""
     size, steps, w = 1024, 20, jnp.ones(1024, jnp.float16)

@@ -84,14 +84,14 @@ READERS: dict[str, Callable[[Record, Path], Any]] = {
 }
 
 
-@pytest.mark.sampled("nnx_optimizer-record_rows")
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_reader_takes_the_record_of_every_framework(name: str, reader: str, tmp_path: Path) -> None:
     assert READERS[reader](stagnation(trained(name).state), tmp_path)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_records_hold_bare_arrays_under_the_paths_of_the_parameters(name: str) -> None:
     params, state = trained(name)
@@ -134,7 +134,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.sampled("nnx_optimizer-orbax", "equinox-equinox", "linen-flax", "haiku-pickle")
+@pytest.mark.sampled("nnx_optimizer-orbax")
 @pytest.mark.parametrize("keeper", KEEPERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_keeper_gives_the_state_of_every_framework_back(name: str, keeper: str, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_every_framework_trains_the_same_and_every_record_is_a_recount(name: str
     assert int(whole.landed) > 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -309,7 +309,7 @@ def by_gradients(params: Any, nan: bool = False) -> Any:
     return loop
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_wrapper_trains_the_same_and_every_record_is_a_recount(name: str) -> None:
     records = assert_recounted(by_gradients(parameters(), name in NANS), WRAPPERS[name])

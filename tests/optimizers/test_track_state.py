@@ -183,6 +183,7 @@ def float32(x: float) -> float:
     return float(np.float32(x))
 
 
+@pytest.mark.slow
 def test_what_an_update_without_gradient_keeps_as_meant_and_as_stored() -> None:
     narrow, single = {"w": jnp.ones(5, jnp.bfloat16)}, {"w": jnp.ones(5)}
     unknown = pytest.approx((np.nan, np.nan), nan_ok=True)
@@ -207,6 +208,7 @@ def test_what_an_update_without_gradient_keeps_as_meant_and_as_stored() -> None:
     assert masters["inner/0/nu/w"] == (slow, slow)
 
 
+@pytest.mark.slow
 def test_a_second_moment_in_bfloat16_never_falls_and_one_in_float32_does() -> None:
     params = {"w": jnp.ones(32, jnp.bfloat16)}
     random = np.random.default_rng(3)
@@ -442,6 +444,7 @@ def test_donated_and_scanned_records_of_the_state_are_the_same() -> None:
     assert isinstance(scanned[1].record.state.tally, PackedTallies)
 
 
+@pytest.mark.slow
 def test_state_that_changes_its_dtype_is_placed_where_it_was() -> None:
     """inject_hyperparams keeps decays in float32 arrays, beside which moments in bfloat16 become float32 at once."""
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(3)}
@@ -470,7 +473,7 @@ def test_what_cannot_be_made_again_is_made_in_float64() -> None:
     assert (int(found.zero), int(found.landed), int(found.swamped)) == (6, 4, 6)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 def test_noise_is_meant_as_it_was_drawn(double: bool) -> None:
     """Normal numbers of bfloat16 are not those of float32 rounded, so a wider draw would be another update."""

@@ -210,7 +210,7 @@ def test_leaves_and_formats_are_drawn_for_themselves() -> None:
 # The same of the optimizer's own state
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "flushing"])
 def test_the_moments_are_asked_the_same_questions(name: str) -> None:
     fmt, params = ASKED[name], {"w": jnp.asarray(np.random.default_rng(5).standard_normal(2000).astype(np.float32))}

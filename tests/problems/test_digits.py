@@ -164,7 +164,7 @@ def test_initial_weights_have_the_variance_of_he():
     assert list(params) == ["layer1", "layer2"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_data_follow_the_dtype_of_the_parameters(dtype):
     with jax.enable_x64(True):

@@ -95,7 +95,7 @@ def test_digits_are_real_images_turned_and_scaled() -> None:
     assert np.array_equal(leading.inputs, fit.inputs[:, :2])
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", SMOOTH)
 def test_smooth_wide_nets_reach_zero_with_rank_d_r(activation: str) -> None:
     sizes = {"inputs": 3, "hidden": 7, "activation": activation}

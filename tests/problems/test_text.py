@@ -136,6 +136,7 @@ def test_transformer_agrees_with_numpy(params, tokens):
     np.testing.assert_allclose(short, expected[:, :5], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_future_does_not_leak(params, tokens):
     apply = jax.jit(lambda tokens: transformer_apply(params, tokens, 2))
     changed = apply(tokens.at[:, 7].set((tokens[:, 7] + 1) % 256))

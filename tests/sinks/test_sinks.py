@@ -559,6 +559,7 @@ ROWS = [row(7), row(8, format="bfloat16", rounding="nearest_even", lost_mass=0.2
 NAMES = ("stagnation/weights/layer1/kernel", "stagnation/weights/layer1/kernel/bfloat16/nearest_even")
 
 
+@pytest.mark.slow
 def test_weights_and_biases_keeps_the_curves(tmp_path):
     script = f"""
 import wandb

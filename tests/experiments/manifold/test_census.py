@@ -32,6 +32,7 @@ def measured():
     return found
 
 
+@pytest.mark.slow
 def test_slopes_are_n_minus_d_on_both_lattices(measured):
     Result("test", {}, measured.coords, measured.arrays)  # axes and labels fit
     findings = judge(measured)
@@ -44,6 +45,7 @@ def test_slopes_are_n_minus_d_on_both_lattices(measured):
     assert all(finding.representation.held is False and finding.p < 1e-3 for finding in second)
 
 
+@pytest.mark.slow
 def test_counts_are_numpys(measured):
     seed, d, bits = 2, 3, 6
     theta, inputs, targets = example(seed, d)
@@ -96,6 +98,7 @@ def test_one_seed_decides_nothing():
     assert all(finding.geometry.held is None for finding in judge(_made(lambda d: 3.0 - d, seeds=1)))
 
 
+@pytest.mark.slow
 def test_the_figure_names_every_series(measured):
     figure, axes = plt.subplots()
     assert draw_census(measured, axes) is axes

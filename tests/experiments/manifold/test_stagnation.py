@@ -50,6 +50,7 @@ def gradient(given: Setting, seed: int, theta: np.ndarray) -> np.ndarray:
     return np.concatenate([back.sum(axis=0), (inputs.T @ back).ravel(), [r.sum()], hidden.T @ r])
 
 
+@pytest.mark.slow
 def test_a_setting_starts_at_a_distance_in_every_mode(given: Setting) -> None:
     assert given.reached.all()
     assert losses_at(given.residuals, given.minima).max() < 1e-28

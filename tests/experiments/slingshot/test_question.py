@@ -297,6 +297,7 @@ def test_the_wave_knows_its_noise() -> None:
     assert task.lines(data).shape == (1, 256, 1)
 
 
+@pytest.mark.slow
 def test_digits_have_wrong_labels_of_their_own() -> None:
     task = noisy_digits(8)
     data = jax.jit(jax.vmap(task.data))(jax.random.split(jax.random.key(0), 40))
