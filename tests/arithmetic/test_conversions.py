@@ -85,7 +85,7 @@ def test_every_format_and_mode(source, mode):
             assert_equal(cast, exactly(x, FORMATS[name], mode), x, f"{source} to {name} {mode}")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["int32", "uint32"])
 def test_wide_integers_without_x64(source):
     """In float32 halves: every precision that float32 has, formats that are traced among them."""

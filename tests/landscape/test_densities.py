@@ -44,6 +44,7 @@ def test_density_is_that_of_the_dense_hessian():
     assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_krylov_spaces_that_end_early():
     found = spectral_density(lambda w: w @ w, np.zeros(50), depth=20)
     np.testing.assert_allclose(found.weights[:, 0], 1.0)

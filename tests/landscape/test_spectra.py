@@ -195,6 +195,7 @@ def test_lanczos_certifies_before_it_converges():
     assert found.errors[-1] > 1e-3  # this one is not there yet, and says so
 
 
+@pytest.mark.slow
 def test_lanczos_exhausts_a_space_and_finds_every_copy():
     values = np.concatenate([np.full(4, 5.0), np.full(3, -2.0), [1e-3], np.zeros(200)])
     loss, _ = quadratic(values)

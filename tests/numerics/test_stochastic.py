@@ -212,6 +212,7 @@ def assert_flat(counts: np.ndarray, what: str) -> None:
     assert abs(score) < SIGMAS, (what, score)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("carrier", ["uint32", "uint64"])
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_every_bit_is_fair_and_every_byte_uniform(generator: str, carrier: str) -> None:
@@ -252,6 +253,7 @@ def test_counters_keys_and_rows_are_unrelated(generator: str) -> None:
         assert abs(np.corrcoef(halves[:-1], halves[1:])[0, 1]) < SIGMAS / math.sqrt(size)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_the_first_words_of_many_keys_are_uniform(generator: str) -> None:
     """A layer of one entry, rounded at many steps, sees one word of each key."""

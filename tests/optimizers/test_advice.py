@@ -156,6 +156,7 @@ def test_the_share_is_the_mean_of_the_last_reads() -> None:
     assert advice.sentence.startswith("w (bfloat16): 75 % of the updates of 8 entries lost in the last 4 reads.")
 
 
+@pytest.mark.slow
 def test_updates_in_reach_are_fine() -> None:
     (advice,) = advise(after({"w": jnp.ones(1000, BF16)}, {"w": jnp.full(1000, 0.5)}))
     assert advice.kind == "fine"

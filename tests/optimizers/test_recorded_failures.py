@@ -457,6 +457,7 @@ def accumulate(every: int) -> Any:
     return optax.GradientTransformation(lambda params: SumState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params)), update)
 
 
+@pytest.mark.slow
 def test_equal_micro_batches_beyond_256_are_not_accumulated() -> None:
     """The law of pytorch/ao#4915 for gradients: a sum of equal g in bfloat16 stops at 256 g."""
     steps, g, inner, w = 300, 2.0**-10, accumulate(512), jnp.ones(1024, jnp.bfloat16)

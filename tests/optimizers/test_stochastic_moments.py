@@ -139,7 +139,7 @@ def test_a_step_that_float32_cannot_tell_from_a_tie_falls_as_a_tie() -> None:
     assert run(AVERAGES["ema"](fmt, pl.nearest_even), 1.0, 1000, entries=1)[-1] == 12 / 512
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_equal_seeds_give_equal_moments(name: str) -> None:
     """Another seed other bits; a run through the host in the middle the same."""

@@ -134,7 +134,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.sampled("nnx_optimizer-orbax")
+@pytest.mark.sampled("nnx_optimizer-pickle")
 @pytest.mark.parametrize("keeper", KEEPERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_keeper_gives_the_state_of_every_framework_back(name: str, keeper: str, tmp_path: Path) -> None:

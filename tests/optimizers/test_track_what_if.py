@@ -113,7 +113,7 @@ def test_invisible_is_what_lies_above_the_floor_of_a_compensation(name: str) -> 
 KAHAN = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "fixed", "flushing_e4m3fn"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KAHAN)
 def test_what_is_invisible_moves_in_the_end_and_what_is_lost_never_does(name: str) -> None:
     """Equal updates for long, through `kahan` itself, from random weights; each leaf holds one multiple of the floor."""

@@ -176,6 +176,7 @@ def test_data_follow_the_dtype_of_the_parameters(dtype):
     assert np.isfinite(float(value))
 
 
+@pytest.mark.slow
 def test_deep_networks_keep_their_order():
     sizes = (64, *[8] * 11, 10)
     params = mlp_init(jax.random.key(0), sizes)

@@ -81,6 +81,7 @@ def test_counts_are_those_of_numpy_for_simulated_storage(name: str) -> None:
     assert_tally(found, recount(w, u, after, numbers=fmt), sums=False)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["float8_e5m2", "bfloat16"])
 def test_underflowed_are_the_updates_that_vanish_in_their_own_format(name: str) -> None:
     fmt = cases.FORMATS[name]

@@ -489,6 +489,7 @@ def test_a_sweep_with_compute_is_its_runs_in_one_compilation(caplog: pytest.LogC
         same(jax.tree.map(lambda leaf: leaf[1, 1], (swept.params, record.loss)), (alone.params, seen.loss))
 
 
+@pytest.mark.slow
 def test_a_scale_beyond_the_arithmetic_is_found_out() -> None:
     """448 is the largest value of e4m3fn: a scale of 1024 cannot enter it, and is halved until it can."""
     formats = pl.Policy(compute=pl.FLOAT8_E4M3FN)
