@@ -1,7 +1,6 @@
 """Strict JAX for every test, and markers that mean what they say."""
 
 import gc
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import jax
 import pytest
 
-# Each worker has a core of its own: nothing is won by compiling the parts of a program side by side.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1".strip()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -44,14 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave most cases of *sampled* tests to `-m slow`, and skip what needs an accelerator where there is none."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if "sampled" in item.keywords:
+        if "sampled" in item.keywords and "thorough" not in item.keywords:
             cases.setdefault(item.nodeid.split("[")[0], []).append(item)
         if "gpu" in item.keywords and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="gpu: JAX finds no accelerator here, only cpu"))
     for alike in cases.values():
+        if len(alike) == 1:  # asked for by name
+            continue
         marker = alike[0].get_closest_marker("sampled")
         assert marker is not None
-        first, ids = marker.args[0], [item.nodeid.split("[", 1)[1].removesuffix("]") for item in alike]
+        first, ids = marker.args[0], [item.nodeid.partition("[")[2].removesuffix("]") for item in alike]
         taken = set(marker.args) if isinstance(first, str) else {ids[i * len(ids) // first] for i in range(first)}
         for name, item in zip(ids, alike, strict=True):
             if name not in taken:
