@@ -67,7 +67,8 @@ CUSTOM: dict[str, pl.Format] = {
 }
 
 FORMATS: dict[str, pl.Format] = {**pl.FORMATS, **CUSTOM}
-ML_DTYPES = [name for name in REGISTERED if name not in ("float64", "float32", "tfloat32")]
+NATIVE = [name for name in REGISTERED if hasattr(ml_dtypes, name) or hasattr(np, name)]
+ML_DTYPES = [name for name in NATIVE if name not in ("float64", "float32")]
 EIGHT_BITS = [name for name in ML_DTYPES if name not in ("bfloat16", "float16")]
 CARRIERS = ("float32", "float64")
 
