@@ -136,8 +136,8 @@ def install(modules: dict[str, Any], fake: FakeExperiment = FAKE) -> None:
 def main() -> None:
     """The command line with this experiment alone, for a process of its own."""
     from precisionlab.cli import main as cli
-    from precisionlab.cli import running as _running
+    from precisionlab.cli import running
 
     install(sys.modules, FAKE._replace(figures={}))
-    setattr(_running, "_device", lambda: {"device": "none"})  # noqa: B010  (JAX would only cost time here)
+    setattr(running, "_device", lambda: {"device": "none"})  # noqa: B010  (JAX would only cost time here)
     cli.main()

@@ -16,7 +16,7 @@ import pytest
 
 from precisionlab.arithmetic.policy import PLACEMENTS
 from precisionlab.cli import main as cli
-from precisionlab.cli import running as _running
+from precisionlab.cli import running
 from precisionlab.runs import store
 from tests.cli import fake_experiment
 
@@ -42,7 +42,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modules["precisionlab.experiments"].EXPERIMENTS["placed"] = placed
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(_running, "_device", lambda: {"device": "none"})
+    monkeypatch.setattr(running, "_device", lambda: {"device": "none"})
     monkeypatch.setattr(fake_experiment, "calls", [])
     monkeypatch.setattr(fake_experiment, "before_append", [])
     monkeypatch.setenv("MPLBACKEND", "Agg")
