@@ -38,7 +38,7 @@ def _let_go_of_what_was_compiled() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most cases of *sampled* tests to `-m slow`, and skip what needs an accelerator where there is none."""
+    """Leave most cases of *sampled* tests to `-m slow` and `-m thorough`; skip what needs an accelerator where there is none."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if "sampled" in item.keywords and "thorough" not in item.keywords:
@@ -50,11 +50,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         marker = alike[0].get_closest_marker("sampled")
         assert marker is not None
-        first, ids = marker.args[0], [item.nodeid.partition("[")[2].removesuffix("]") for item in alike]
-        taken = set(marker.args) if isinstance(first, str) else {ids[i * len(ids) // first] for i in range(first)}
+        ids = [item.nodeid.partition("[")[2].removesuffix("]") for item in alike]
+        taken = set(marker.args) if isinstance(marker.args[0], str) else _spread(ids, marker.args[0])
+        others = [name for name in ids if name not in taken]
+        slow = _spread(others, marker.kwargs.get("slow", len(others)))
         for name, item in zip(ids, alike, strict=True):
             if name not in taken:
-                item.add_marker(pytest.mark.slow)
+                item.add_marker(pytest.mark.slow if name in slow else pytest.mark.thorough)
+
+
+def _spread(names: list[str], count: int) -> set[str]:
+    """So many of them, evenly over all."""
+    return {names[index * len(names) // count] for index in range(min(count, len(names)))}
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

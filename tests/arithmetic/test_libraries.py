@@ -151,7 +151,7 @@ def test_programs_of_libraries(name):
     agrees(QUICK[name])
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, slow=4)
 @pytest.mark.parametrize("name", SLOW)
 def test_heavier_programs_of_libraries(name):
     agrees(SLOW[name], near=0.3)

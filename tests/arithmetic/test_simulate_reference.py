@@ -488,7 +488,7 @@ def compare(name: str, fmt: str, mode: str, transform: Callable[..., Any]) -> No
         assert_same(got, expected, what=f"{name}, {fmt}, {mode}, output {i}")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(12, slow=100)
 @pytest.mark.parametrize(("name", "fmt", "mode"), problems(BY_DEFAULT, ["nearest_even"]))
 def test_simulation_equals_reference(name, fmt, mode):
     compare(name, fmt, mode, jax.jit)
@@ -510,7 +510,7 @@ def sampled(case):
     return how == ["float16", "nearest_even"] or (how == ["bfloat16", "toward_zero"] and list(PROBLEMS).index(name) % 3 == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, slow=40)
 @pytest.mark.parametrize(("name", "fmt", "mode"), [case for case in EVERYWHERE if sampled(case)])
 def test_simulation_equals_reference_in_more_formats(name, fmt, mode):
     compare(name, fmt, mode, jax.jit)

@@ -48,7 +48,7 @@ def trainer(name: str) -> Any:
     return train
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, slow=6)
 @pytest.mark.parametrize("lr", [1e-5, 1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
 def test_training_loses_what_the_interval_says(tmp_path: Path, name: str, lr: float) -> None:

@@ -225,7 +225,7 @@ FLOORS = [
 ]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, slow=20)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("fmt", "w"), [(fmt, w) for fmt, start in FLOORS for w in start])
 def test_the_floor_has_two_sides(fmt: Any, w: float, sign: int) -> None:

@@ -73,7 +73,7 @@ def same(one: Any, other: Any) -> None:
         cases.assert_same(a, b)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(1, slow=6)
 @pytest.mark.parametrize(
     ("name", "every"), [*((name, 3) for name in OPTIMIZERS), *((name, 1) for name in ("sgd", "adamw", "clipped_adam"))]
 )

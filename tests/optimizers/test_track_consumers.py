@@ -84,7 +84,7 @@ READERS: dict[str, Callable[[Record, Path], Any]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, slow=40)
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_reader_takes_the_record_of_every_framework(name: str, reader: str, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ SAVED = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(1, slow=12)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", SAVED)
 def test_what_can_be_saved_plain_can_be_saved_tracked(name: str, options: str, tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def by_gradients(params: Any, nan: bool = False) -> Any:
     return loop
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, slow=8)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_wrapper_trains_the_same_and_every_record_is_a_recount(name: str) -> None:
     records = assert_recounted(by_gradients(parameters(), name in NANS), WRAPPERS[name])
