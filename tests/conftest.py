@@ -38,7 +38,7 @@ def _let_go_of_what_was_compiled() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most cases of *sampled* tests to `-m slow` and `-m thorough`; skip what needs an accelerator where there is none."""
+    """Leave most cases of *sampled* tests to `-m slow` and `-m thorough`; skip what needs an accelerator where none is."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if "sampled" in item.keywords and "thorough" not in item.keywords:
