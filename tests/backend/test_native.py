@@ -41,6 +41,17 @@ def test_only_floating_results_count_and_zeros_and_nans_agree():
     assert pl.native_difference(lambda x: x > 0)(x).share == 0.0
 
 
+def test_a_number_and_no_number_differ():
+    calls = []
+
+    def first_time_nan(x):
+        calls.append(x)
+        return x if len(calls) > 1 else x * jnp.nan
+
+    found = native.native_difference(first_time_nan)(normal(3, shape=(5,)))
+    assert (found.different, found.largest) == (5, 0.0)
+
+
 def test_without_jit_each_operation_is_its_own_program():
     a, b, c = (normal(seed) for seed in (5, 6, 7))
     assert pl.native_difference(lambda a, b, c: a * b + c, jit=False)(a, b, c).different == 0

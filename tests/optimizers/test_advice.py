@@ -80,6 +80,15 @@ def test_what_stochastic_rounding_would_land_is_counted_where_it_was_asked() -> 
     assert f"Stochastic rounding would have landed {landed:.2g} % of steps" in advice.sentence
 
 
+@pytest.mark.parametrize(("stuck", "told"), [(64, True), (32, True), (4, True), (3, False), (0, False)])
+def test_a_twentieth_that_is_lost_is_worth_a_word(stuck: int, told: bool) -> None:
+    w = {"w": jnp.asarray(np.where(np.arange(64) < stuck, 1.0, 2.0**-9), BF16)}
+    record = after(w, {"w": jnp.full(64, 2.0**-10, jnp.float32)})
+    assert ("frozen" in kinds(record)) == told
+    if told:
+        assert only(record, "frozen").share == stuck / 64
+
+
 def test_below_every_floor_no_cure_is_named() -> None:
     """In float32 a compensation has a floor too; under it the sentence says so, and above it the compensation is the cure."""
     w = {"w": jnp.ones(64)}

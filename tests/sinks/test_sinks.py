@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from precisionlab.numerics.formats import BFLOAT16, FLOAT8_E4M3FN
-from precisionlab.optimizers import master_weights, stagnation, track
+from precisionlab.optimizers import StateRecord, master_weights, stagnation, track
 from precisionlab.runs import store
 from precisionlab.runs.files import RunError
 from precisionlab.sinks import (
@@ -95,6 +95,15 @@ def test_a_number_that_is_not_finite_is_none():
     for given in (sums, sums | {"update_square": jnp.float32(1)}):
         found = record_rows(record._replace(tally={"a": record.tally["a"]._replace(**given)}))[0]
         assert (found["lost_mass"], found["descent_quality"], found["stagnated_fraction"]) == (None, None, 0.75)
+
+
+def test_what_is_told_of_the_state_is_not_told_of_the_weights():
+    seen = stagnation(tracked(formats=[FLOAT8_E4M3FN]))
+    own = StateRecord(seen.tally, seen.what_if, seen.stochastic, seen.compensated, recent=None, kept=None, told=None)
+    rows = record_rows(seen._replace(state=own))
+    of_weights, of_state = ([found for found in rows if found["site"] == site] for site in ("weights", "state"))
+    assert of_weights == record_rows(seen)
+    assert of_state == [found | {"site": "state"} for found in of_weights]
 
 
 @pytest.mark.slow

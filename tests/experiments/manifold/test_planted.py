@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from precisionlab.experiments.common.measured import Finding, Measured
-from precisionlab.experiments.manifold import dimension, margins, repair, stagnation
+from precisionlab.experiments.manifold import dimension, margins, repair, ring, stagnation
 from precisionlab.runs.results import Labelled
 
 SEEDS, N, CONSTRAINTS = 3, 10, 4
@@ -81,3 +81,13 @@ def test_margins(recession: float, flat: float, expected: Any) -> None:
     world = planted("margins", {"bits": bits}, before=after, after=after, true_gradient=each, true_loss=each, **sized)
     recedes, dimension_of, *_ = sides(margins.judge(world))
     assert (recedes[1:], dimension_of[1:]) == (expected, expected)
+
+
+@pytest.mark.parametrize(("looks_like_a_ring", "expected"), [(True, (6, False, True)), (False, (6, True, False))])
+def test_ring(looks_like_a_ring: bool, expected: Any) -> None:
+    """Representation is right below the threshold, geometry above it and under stochastic rounding."""
+    bits, predicted = np.array([3.0, 4.0, 8.0, 9.0]), np.full(SEEDS, 6.0)
+    nearest = (bits > 6) | (not looks_like_a_ring)
+    collapsed = np.broadcast_to(np.stack([nearest, np.ones(4, bool)]), (SEEDS, 2, 4))
+    world = planted("ring", {"bits": bits}, collapsed=collapsed, predicted=predicted, threshold=predicted)
+    assert sides(ring.judge(world)) == [expected, (6, True, True), (6, True, None)]
