@@ -13,6 +13,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 _CACHE_LIMIT = 2**30
+# Examples in docstrings that train something: `slow`, as a mark would say.
+_SLOW_EXAMPLES = {
+    "precisionlab.experiments.formats.digits.run",
+    "precisionlab.problems.networks.transformer_apply",
+    "precisionlab.problems.text.text",
+    "precisionlab.problems.waves.waves",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "sampled" in item.keywords and "thorough" not in item.keywords:
             cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+        if isinstance(item, pytest.DoctestItem) and item.name in _SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
         if "gpu" in item.keywords and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="gpu: JAX finds no accelerator here, only cpu"))
     for alike in cases.values():

@@ -423,6 +423,7 @@ def test_a_profile_is_not_jitted():
         jax.jit(pl.error_profile(jnp.sin, pl.BFLOAT16))(jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_a_reduction_by_a_function_is_profiled_over_its_applications():
     profile = pl.error_profile(lambda x: jax.lax.reduce(x, jnp.float32(0), lambda a, b: a + b * 0.7, (1,)), pl.BFLOAT16)
     seen = computed(profile(jnp.ones((3, 5))))

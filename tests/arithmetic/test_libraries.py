@@ -145,7 +145,7 @@ def agrees(fun: Any, near: float = 0.1) -> None:
     np.testing.assert_allclose(outside, slope, rtol=near)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_programs_of_libraries(name):
     agrees(QUICK[name])

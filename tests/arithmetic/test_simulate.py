@@ -260,6 +260,7 @@ def test_stacked_formats_are_one_compilation():
     assert len(traces) == 1 + len(names)
 
 
+@pytest.mark.slow
 def test_gradients_over_stacked_formats():
     chosen = [BFLOAT16, pl.FLOAT16]
     loss = total(lambda r, x, y: (own_jvp(r, x, y), own_vjp(r, x, y), rematerialized(r, x, y)), same)
@@ -553,7 +554,7 @@ def test_printing_passes(capfd):
 # Random numbers
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", ["bfloat16", "float4_e2m1fn"])
 def test_draws_are_single_operations(fmt):
     """A uniform number rounded step by step could become 1, a normal one infinite."""
@@ -969,6 +970,7 @@ def test_large_integers_are_rounded_once():
         np.testing.assert_array_equal(np.asarray(got)[positive], wanted[positive])
 
 
+@pytest.mark.slow
 def test_reductions_by_a_function_draw_for_each_application_and_each_entry():
     """0.7 lies between two numbers of e4m3fn; equal rows end apart, their mean does not."""
     rows = jnp.full((256, 8), 0.5, jnp.float32)

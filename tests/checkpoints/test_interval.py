@@ -75,7 +75,7 @@ def test_the_interval_says_something(tmp_path: Path) -> None:
     assert 0 < row["low"] < row["lost_fraction"] < row["high"] < 1
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 3e-6])
 def test_bounds_and_curves_are_the_same_question_at_other_sizes(tmp_path: Path, size: float | None) -> None:
     array, lr = weights(np.float32), 1e-4

@@ -71,6 +71,7 @@ def test_frozen_weights_are_told_in_numbers_of_the_run() -> None:
     assert by_chance == pytest.approx(exact, rel=0.1)  # from bins that are an octave wide
 
 
+@pytest.mark.slow
 def test_what_stochastic_rounding_would_land_is_counted_where_it_was_asked() -> None:
     w, u = {"w": jnp.full(4000, 1.25, BF16)}, {"w": jnp.full(4000, 2.0**-9, jnp.float32)}
     record = after(w, u, formats=[pl.BFLOAT16])
@@ -258,6 +259,7 @@ def test_no_weight_moves_towards_zero_by_a_half_unit_roundoff_of_itself(name: st
 # What if
 
 
+@pytest.mark.slow
 def test_what_other_formats_would_lose_is_that_of_the_record() -> None:
     random = np.random.default_rng(3)
     w = {"a": random.uniform(1, 2, 500).astype(np.float32), "b": random.uniform(1, 2, 500).astype(np.float32)}
@@ -304,6 +306,7 @@ def test_an_average_that_forgets_nothing_is_told() -> None:
     assert "forgetful" not in kinds(after({"w": jnp.ones(200)}, {"w": jnp.ones(200)}, optax.adam(1e-3), state=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::precisionlab.optimizers.MisplacedWarning")
 def test_an_average_is_a_ratchet_only_where_nothing_can_fall() -> None:
     """With 0.996 a power of two falls in bfloat16, though none of these entries did; with 0.9981 none ever does."""
@@ -496,6 +499,7 @@ def test_weights_that_are_all_nan_are_the_one_finding() -> None:
     assert kinds(everywhere)[0] == "nonfinite"
 
 
+@pytest.mark.slow
 def test_what_is_no_record_is_refused_in_a_sentence() -> None:
     w = {"w": jnp.ones(8, BF16)}
     optimizer = track(optax.sgd(1e-3))

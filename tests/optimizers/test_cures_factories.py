@@ -16,7 +16,7 @@ NAMES = sorted(set(SAMPLES) - {"measure_with_ema", "scale_by_muon"})  # which ne
 FIRST = ("adafactor", "sophia")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FIRST else pytest.mark.thorough) for n in NAMES])
 def test_state_and_updates_have_their_dtypes(name: str) -> None:
     optimizer = round_state(made(name), None, pl.stochastic)

@@ -218,7 +218,7 @@ def test_norm_weights_move_with_each_cure(cure: str) -> None:
     assert_weights_cured(cure, adam, {"scales": scales_of(layers(1.0))}, gradients, steps)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("cure", [name for name in CURES_OF_WEIGHTS if name != "round_params"])
 def test_advice_falls_silent_where_something_keeps_every_update(cure: str) -> None:
     w = jnp.ones(64, jnp.float32 if cure == "float32" else jnp.bfloat16)

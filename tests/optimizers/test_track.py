@@ -175,6 +175,7 @@ def test_every_looks_at_one_update_in_every_and_keeps_the_last_record() -> None:
         assert int(stagnation(two).step) == number // 3 * 3
 
 
+@pytest.mark.slow
 def test_what_if_formats_are_recounts() -> None:
     formats = {"float16": pl.FLOAT16, "mine": pl.fixed_point(3, 6), "float8_e4m3fn": pl.FLOAT8_E4M3FN}
     params = parameters(["float32"])

@@ -134,7 +134,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.sampled("nnx_optimizer-pickle")
+@pytest.mark.slow
 @pytest.mark.parametrize("keeper", KEEPERS)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_keeper_gives_the_state_of_every_framework_back(name: str, keeper: str, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ SAVED = {
 }
 
 
-@pytest.mark.sampled(1, slow=12)
+@pytest.mark.sampled(0, slow=12)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", SAVED)
 def test_what_can_be_saved_plain_can_be_saved_tracked(name: str, options: str, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def assert_the_same(name: str, dtype: Any, every: int, state: bool | None) -> No
 QUICK = ["sophia", "add_noise", "dpsgd"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_updates_and_states_are_the_same(name: str) -> None:
     index = QUICK.index(name)

@@ -350,6 +350,7 @@ def test_lbfgs_has_its_extra_arguments() -> None:
     assert [int(record.step) for record in records] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_lookahead_has_records_of_its_fast_and_its_slow_weights() -> None:
     """Around it; inside, the record would judge updates of the fast weights that a synchronization replaces."""
     params = optax.LookaheadParams.init_synced(parameters(["bfloat16"]))
@@ -406,7 +407,7 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaves_of_every_dtype_beside_others(kind: str) -> None:
     inner, apply, count = KINDS[kind]
@@ -427,6 +428,7 @@ def test_leaves_of_every_dtype_beside_others(kind: str) -> None:
 # The state among other people's functions
 
 
+@pytest.mark.slow
 def test_states_are_pickled_and_read() -> None:
     optimizer, params = track(optax.adamw(1e-3), every=2, ages=True), parameters()
     _, state, _ = stepper(optimizer)(params, optimizer.init(params), gradients(params, 0))
@@ -471,6 +473,7 @@ def test_gradients_of_other_parameters_are_a_sentence(grads: Any, params: Any, s
         optimizer.update(grads, optimizer.init(params), params)
 
 
+@pytest.mark.slow
 def test_an_equinox_model_given_whole_is_a_sentence() -> None:
     """Its functions are leaves too; `eqx.filter` takes them out."""
     model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))

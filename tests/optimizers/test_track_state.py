@@ -261,7 +261,7 @@ def windows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([counts[read - much : read].sum(0) for read, much in zip(reads, many, strict=True)]), many
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2])
 def test_recent_is_the_share_lost_of_the_updates_of_the_last_reads(every: int) -> None:
     """Reads in which a leaf is asked nothing change nothing of it but how many they are; those never asked have no share."""
@@ -322,7 +322,7 @@ WRAPPED: dict[str, Any] = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRAPPED)
 def test_moments_are_recounted_inside_any_wrapper(name: str) -> None:
     """The moments of what optimizers of optimizers hold; each is found once, and its fates are those of its own bits."""
@@ -349,6 +349,7 @@ def test_moments_are_recounted_inside_any_wrapper(name: str) -> None:
     assert moved > 0
 
 
+@pytest.mark.slow
 def test_moments_that_are_given_gradients_as_the_mean_of_two_are_recounted() -> None:
     params = parameters(["bfloat16"])
     optimizer = optax.MultiSteps(track(adam()), 2).gradient_transformation()

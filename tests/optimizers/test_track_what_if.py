@@ -244,7 +244,7 @@ def chances64(before: np.ndarray, u: np.ndarray, fmt: Any) -> np.ndarray:
 # Tallies of what is kept, of directions and of gaps
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float32"])
 def test_kept_entries_directions_and_gaps_are_those_of_numpy(dtype: str) -> None:
     random, numbers = np.random.default_rng(6), cases.REGISTERED[dtype]
@@ -294,6 +294,7 @@ def some_tallies(**options: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_totals_add_up_everything() -> None:
     tallies = some_tallies(directions=True)
     together = pl.total(tallies)

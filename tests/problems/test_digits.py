@@ -187,6 +187,7 @@ def test_deep_networks_keep_their_order():
     np.testing.assert_allclose(mlp_apply(params, jnp.ones((2, 64))), hidden, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_learns():
     problem = PROBLEMS["digits"]()
 

@@ -38,7 +38,7 @@ def minimum(fit: Fit, seed: int) -> Any:
     return reach_minimum(fit.residuals_at, theta)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", IN_NUMPY)
 def test_a_fit_is_the_net_by_hand(activation: str) -> None:
     fit = generic_fit(4, r=2, inputs=3, hidden=5, activation=activation, layers=2, seed=7)

@@ -144,6 +144,7 @@ def test_the_future_does_not_leak(params, tokens):
     assert same.tolist() == [True] * 7 + [False] * 5
 
 
+@pytest.mark.slow
 def test_large_scores_stay_finite(params, tokens):
     """No infinity anywhere: formats without one would turn it into NaN."""
     params = jax.tree.map(lambda leaf: leaf, params)  # a copy of the dicts

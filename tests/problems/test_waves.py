@@ -53,6 +53,7 @@ def test_loss_and_metrics_agree_with_numpy():
     assert float(metrics["test_loss"]) == pytest.approx(np.mean((network(grid) - np.sin(2 * np.pi * grid)) ** 2), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_of_any_width_keep_their_dtype():
     problem = waves(sizes=(1, 4, 1))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), problem.init(jax.random.key(0)))

@@ -449,6 +449,7 @@ def hold(folder: Path, ready: Any, release: Any) -> None:
         release.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no lock of this kind")
 def test_two_processes_do_not_share_a_run(run: store.Run) -> None:
     context = multiprocessing.get_context("spawn")

@@ -115,6 +115,7 @@ def test_every_site_and_rounding_of_a_record_has_its_rows():
     assert labels == [(site, path, *way) for site, path in (("weights", "w"), ("state", "trace/w")) for way in ways]
 
 
+@pytest.mark.slow
 def test_what_something_wider_has_kept_is_invisible():
     optimizer, params = track(master_weights(optax.sgd(1e-3), BFLOAT16)), {"w": jnp.ones(2)}
     _, state = optimizer.update(params, optimizer.init(params), params)
@@ -614,6 +615,7 @@ while at + 7 <= len(data):  # a log of LevelDB: chunks of records in blocks of 3
     ]
 
 
+@pytest.mark.slow
 def test_trackio_keeps_the_curves(tmp_path):
     script = f"""
 import contextlib, io, json, trackio
@@ -651,7 +653,7 @@ def test_nothing_is_loaded_before_a_sink_is_made(tmp_path):
     assert alone(script, tmp_path) == "[]\n"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "library"), [("tensorboard", "tensorboardX"), ("parquet", "pyarrow"), ("parquet", "duckdb")])
 def test_a_library_that_is_missing_is_named(tmp_path, make, library):
     script = f"""

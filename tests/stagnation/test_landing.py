@@ -97,7 +97,7 @@ def test_edges() -> None:
     assert [float(t).hex() for t in pl.landing_threshold(0.0, pl.FLOAT32)] == ["0x1.0000000000000p-149"] * 2
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "e4m3fn_saturating", "float16_no_subnormals"])
 def test_jit_and_vmap_over_formats_agree_with_eager(name: str) -> None:
     fmt = cases.FORMATS[name]

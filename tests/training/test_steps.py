@@ -67,7 +67,7 @@ def same(one: Any, other: Any) -> None:
             assert np.array_equal(a, b), path
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "optimizer", "sites"),
     [

@@ -66,7 +66,7 @@ def test_a_setting_starts_at_a_distance_in_every_mode(given: Setting) -> None:
         assert 0.5 < given.lr[seed] * largest <= 1
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero"])
 def test_an_arm_is_the_loop_by_hand(given: Setting, rounding: str) -> None:
     formats = float_arms((4, 6))
@@ -145,6 +145,7 @@ def test_descending_on_is_float64_descent(given: Setting) -> None:
     assert near.theta.shape == thetas.shape
 
 
+@pytest.mark.slow
 def test_an_arm_that_diverges_is_left_at_its_start(given: Setting) -> None:
     ends = train_arms(given._replace(lr=np.full(len(SEEDS), 64.0)), float_arms((24,)), steps=256, chunk=256)
     gone = ~np.isfinite(ends.loss[0])
