@@ -27,7 +27,8 @@ EXACT = frozenset({
     "pvary", "ragged_all_to_all", "real", "reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min",
     "reduced_vary_cast", "reduced_vary_cast_p", "relayout", "remove_memory_space", "reshape", "reshard", "rev",
     "scatter", "scatter-max", "scatter-min", "select_and_gather_add", "select_n", "shard_alike", "sharding_constraint",
-    "slice", "sort", "split", "squeeze", "stack", "stop_gradient", "tie", "tile", "top_k", "transpose", "unpin",
+    "slice", "sort", "split", "squeeze", "stack", "stop_gradient", "straight_through", "tie", "tile", "top_k", "transpose",
+    "unpin",
     "unreduced_pmax", "unreduced_pmin", "unstack", "vary_unreduced_cast", "vary_unreduced_cast_p",
     "with_memory_space_constraint", "xla_metadata_value", "zeros_like",
 })

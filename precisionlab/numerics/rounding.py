@@ -9,11 +9,14 @@ nearest_even is an exact scaling and `lax.round`. What to do with the result is 
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
@@ -255,17 +258,40 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
     )
 
 
-@jax.custom_jvp
 def straight_through(x: Array, rounded: Array) -> Array:
-    """The rounded values with the derivative of the identity."""
+    """The rounded values with the derivative of the identity.
+
+    A primitive, and no `jax.custom_jvp`: where the derivative of a scan is taken twice, JAX before 0.12 forgets in between that
+    a function has a derivative of its own, and that of what it computes, which is none here, would take its place.
+    """
+    return _straight_through.bind(x, rounded)
+
+
+def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+    # Through itself again, so that second derivatives see the identity too.
+    return straight_through(*primals), tangents[0]
+
+
+def _straight_through_batched(args: tuple[Array, Array], axes: tuple[int | None, int | None]) -> tuple[Array, int]:
+    size = next(arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
+
+    def first(arg: Array, axis: int | None) -> Array:
+        return jnp.broadcast_to(arg, (size, *jnp.shape(arg))) if axis is None else jnp.moveaxis(arg, axis, 0)
+
+    return straight_through(*map(first, args, axes)), 0
+
+
+def _second(x: Any, rounded: Any) -> Any:
     del x
     return rounded
 
 
-@straight_through.defjvp
-def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # Through itself again, so that second derivatives see the identity too.
-    return straight_through(*primals), tangents[0]
+_straight_through = Primitive("straight_through")
+_straight_through.def_impl(_second)
+_straight_through.def_abstract_eval(_second)
+ad.primitive_jvps[_straight_through] = _straight_through_jvp
+batching.primitive_batchers[_straight_through] = _straight_through_batched
+mlir.register_lowering(_straight_through, mlir.lower_fun(_second, multiple_results=False))
 
 
 @jax.custom_vjp

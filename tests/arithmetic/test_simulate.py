@@ -208,6 +208,31 @@ def test_forward_derivative_beside_backward():
     assert_on_grid(simulate(jax.jacfwd(partial(own_jvp, same)), BFLOAT16)(X, Y))
 
 
+def unrolled(step, x):
+    for _ in range(3):
+        x = step(x)
+    return x
+
+
+@pytest.mark.parametrize("how", ["simulate", "round_to", "dot"])
+def test_second_derivatives_through_a_loop_are_those_without_one(how):
+    """JAX before 0.12 drops the rule of a `custom_jvp` where the derivative of a scan is taken again."""
+
+    def step(x):
+        if how == "dot":
+            return pl.dot(jnp.sin(x)[None], x[:, None], multiply=BFLOAT16, accumulate=pl.FLOAT32)[0] * jnp.ones(3)
+        return pl.round_to(jnp.sin(x) * x, BFLOAT16) if how == "round_to" else jnp.sin(x) * x
+
+    def looped(x):
+        return lax.scan(lambda x, _: (step(x), None), x, None, length=3)[0]
+
+    def curvature(fun):
+        fun = simulate(fun, BFLOAT16) if how == "simulate" else fun
+        return jax.jvp(jax.grad(lambda x: jnp.sum(fun(x))), (jnp.float32([0.5, 0.7, 0.9]),), (jnp.ones(3),))[1]
+
+    np.testing.assert_allclose(curvature(looped), curvature(partial(unrolled, step)), rtol=1e-4)
+
+
 def test_a_gradient_of_a_simulated_gradient_is_straight_through_twice():
     """The inner gradient is rounded operation by operation, the outer one differentiates that."""
 

@@ -27,6 +27,7 @@ from jax import lax
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact.exact_sums import is_carrier_itself, multiplies_exactly
 from precisionlab.arithmetic.sums.orders import ORDERS, Accumulation, Operations, reduced, running
+from precisionlab.numerics import rounding
 from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, carrier_of
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.formats import Format, is_concrete
@@ -256,17 +257,9 @@ def rounded_cumprod(
     return straight_through(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def straight_through(exact: Callable[..., Array], rounded: Array, *operands: Array) -> Array:
     """The rounded values, with the derivative of the exact function of the operands."""
-    del exact, operands
-    return rounded
-
-
-@straight_through.defjvp
-def _straight_through_jvp(exact: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # Through itself again, so that second derivatives are those of the exact function too.
-    return straight_through(exact, *primals), jax.jvp(exact, primals[1:], tangents[1:])[1]
+    return rounding.straight_through(exact(*operands), rounded)
 
 
 def _checked_key(how: Accumulation, mode: Mode, key: Any, where: str) -> PRNGKeyArray | None:
