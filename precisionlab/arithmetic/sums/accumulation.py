@@ -148,7 +148,8 @@ def dot(
         check_accumulation(how, FLOAT32_CARRIER, "dot")
         options: dict[str, Any] = {**how._asdict(), "mode": mode, "key": key}
         rounded = in_float64(lambda: dot(lifted(a), lifted(b), **options))
-        return straight_through(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, jnp.asarray(a), jnp.asarray(b))
+        operands = (jnp.asarray(operand, rounded.dtype) for operand in (a, b))
+        return straight_through(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, *operands)
     (a, carrier), (b, other) = as_carrier(a, "dot"), as_carrier(b, "dot")
     if other != carrier:
         raise TypeError(f"dot: a is {a.dtype} and b is {b.dtype}; give both the same dtype.")
