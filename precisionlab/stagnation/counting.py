@@ -20,7 +20,7 @@ quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bin
 import math
 import operator
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -246,8 +246,7 @@ def _reduce(columns: list[_Column]) -> list[Array]:
         rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
         within = axes[rows + 1 :] if len(axes) > 1 else axes
         starts = tuple(np.int32(column.start) for column in columns)
-        combine = partial(_combined, tuple(column.combine for column in columns))
-        terms = tuple(jax.lax.reduce(terms, starts, combine, within))
+        terms = tuple(jax.lax.reduce(terms, starts, _combining(tuple(column.combine for column in columns)), within))
         if len(axes) == 1:
             return list(terms)
         terms = jax.lax.optimization_barrier(terms)
@@ -263,7 +262,7 @@ def _reduce(columns: list[_Column]) -> list[Array]:
 
 
 _ROWS = 16
-_FEW = 1 << 12
+_FEW = 1 << 10
 """Up to so many entries a few small kernels count them one thing after another; with more, everything in one pass."""
 
 
@@ -282,8 +281,9 @@ _ALONE: dict[Any, Any] = {operator.add: jax.lax.add, jnp.minimum: jax.lax.min, j
 """The combinations as primitives, which a reduction of one operand has kernels for."""
 
 
-def _combined(combine: tuple[Any, ...], one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
+@cache  # JAX knows a reduction that it has compiled by the function's identity.
+def _combining(combine: tuple[Any, ...]) -> Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]:
+    return lambda one, other: tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
 
 
 def _sums(terms: list[Array]) -> Sequence[Array]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from precisionlab._typing import Array, PyTree
 from precisionlab.stagnation.fates import HISTOGRAM_EDGES, Tally
 
-__all__ = ["PackedTallies", "pack", "refilled", "skeleton", "unpack"]
+__all__ = ["PackedTallies", "pack", "pack_rows", "refilled", "skeleton", "unpack"]
 
 _FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
 _GAPS = ("finest", "coarsest")
@@ -93,24 +93,59 @@ def pack(
     leaves = jax.tree.leaves(tallies, is_leaf=_is_tally)
     if detail is None:
         detail = any(leaf.histogram is not None for leaf in leaves)
+    options: Any = {"detail": detail, "directions": directions, "gaps": gaps, "kept": kept}
+    marked = jax.tree.map(lambda _: 0, tallies, is_leaf=_is_tally)
+    if not leaves:
+        return pack_rows(None, marked, **options)
+
+    def column(name: str) -> Any:
+        values = [getattr(leaf, name) for leaf in leaves]
+        if all(value is None for value in values):
+            return None
+        filled = [jnp.asarray(0 if value is None else value) for value in values]
+        widest = jnp.result_type(*filled)
+        return jnp.stack([value.astype(widest) for value in filled])
+
+    return pack_rows(Tally(*map(column, Tally._fields)), marked, **options)
+
+
+def pack_rows(
+    tallies: Tally | None,
+    tree: PyTree[Any],
+    *,
+    detail: bool,
+    directions: bool = False,
+    gaps: bool | None = None,
+    kept: bool = False,
+) -> PackedTallies:
+    """Pack tallies that lie in rows already.
+
+    Args:
+        tallies: a tally of arrays, each with an axis of leaves in front; None if the tree has no leaves.
+        tree: the tree whose leaves they are, with anything in their places.
+        detail: as in `pack`.
+        directions: as in `pack`.
+        gaps: as in `pack`.
+        kept: as in `pack`.
+    """
+    # Without leaves as with them the same arrays are there, so that trees of optimizer states stay comparable.
+    count = 1 if tallies is None else tallies.landed.shape[0]
 
     def rows(names: Sequence[str], dtype: Any = jnp.int32) -> Array:
-        table = [[getattr(leaf, name) for name in names] for leaf in leaves]
-        flat = [jnp.asarray(0 if value is None else value).astype(dtype) for row in table for value in row]
-        return jnp.stack(flat).reshape(len(leaves), len(names)) if flat else jnp.zeros((1, len(names)), dtype)
+        columns = [None if tallies is None else getattr(tallies, name) for name in names]
+        filled = [jnp.zeros(count, dtype) if column is None else column.astype(dtype) for column in columns]
+        return jnp.stack(filled, axis=-1)
 
-    # Without leaves as with them the same arrays are there, so that trees of optimizer states stay comparable.
-    widest = max((leaf.update_mass.dtype for leaf in leaves if detail), key=lambda dtype: dtype.itemsize, default=jnp.float32)
-    bins = [leaf.histogram for leaf in leaves if detail]
-    histogram = jnp.stack(bins) if bins else jnp.zeros((1, len(HISTOGRAM_EDGES) - 1), jnp.int32)
+    widest = jnp.float32 if tallies is None or not detail else tallies.update_mass.dtype
+    bins = jnp.zeros((1, len(HISTOGRAM_EDGES) - 1), jnp.int32) if tallies is None else tallies.histogram
     return PackedTallies(
         rows(_FATES),
         rows(_GAPS) if (detail if gaps is None else gaps) else None,
         rows(["invisible"])[:, 0] if kept else None,
         rows(_DIRECTIONS) if directions else None,
         rows(_SUMS, widest) if detail else None,
-        histogram if detail else None,
-        skeleton(tallies, _is_tally),
+        bins if detail else None,
+        skeleton(tree),
     )
 
 

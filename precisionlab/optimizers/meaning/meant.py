@@ -22,7 +22,7 @@ from precisionlab.arithmetic.programs.equations import is_sampler
 from precisionlab.arithmetic.programs.survey import equations, program_of
 from precisionlab.arithmetic.rules import Rules
 from precisionlab.arithmetic.simulation import arithmetic_of
-from precisionlab.numerics.carriers import as_float64, widened
+from precisionlab.numerics.carriers import as_float64
 from precisionlab.numerics.formats import FLOAT32, FLOAT64
 from precisionlab.numerics.modes import nearest_even
 from precisionlab.optimizers.meaning.remaking import remade
@@ -258,7 +258,7 @@ def _responses(
         return jax.tree.unflatten(structure, filled)
 
     def step(found: Sequence[Sequence[Any]]) -> list[float]:
-        zero, one = ([float(widened(side[index]).reshape(-1)[0]) for index in places] for side in found)
+        zero, one = ([float(np.asarray(side[index]).reshape(-1)[0]) for index in places] for side in found)
         return [b - a for a, b in zip(zero, one, strict=True)]
 
     meant = [meant_state(inner, nothing, held(value), nothing, {}) for value in (0.0, 1.0)]

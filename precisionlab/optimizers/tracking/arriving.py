@@ -4,7 +4,7 @@ Whoever wraps a part of an optimizer, before the learning rate say, gets a recor
 of each leaf, remembered from one update to the next, tell: the weights of the next update should be the sums that were judged.
 """
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ from precisionlab._typing import Array, Bool, Float, Int
 from precisionlab.numerics.carriers import widened
 from precisionlab.numerics.formats import FORMATS
 from precisionlab.numerics.grids import ulp
-from precisionlab.optimizers.tracking.looking import axes_of
+from precisionlab.optimizers.sums import stored_sum
+from precisionlab.optimizers.tracking.alike import axes_of
 
 __all__ = ["Arrival", "arrived", "departed", "misplacement", "start_arrival"]
 
@@ -50,11 +51,11 @@ def start_arrival(weights: list[Array]) -> Arrival:
     return Arrival(before, update, expected, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
 
 
-def departed(arrival: Arrival, weights: list[Array], updates: list[Array], sums: list[Array]) -> Arrival:
+def departed(arrival: Arrival, weights: list[Array], updates: list[Array]) -> Arrival:
     """Remember where these updates should lead."""
-    return arrival._replace(
-        before=_sampled(weights), update=_sampled(updates), expected=_sampled(sums), pending=jnp.bool_(True)
-    )
+    rows = [(_corner(leaf), _corner(step)) for leaf, step in zip(weights, updates, strict=True) if leaf.size]
+    before, update, expected = (_together(fun, rows) for fun in (lambda w, _: w, lambda _, u: u, stored_sum))
+    return arrival._replace(before=before, update=update, expected=expected, pending=jnp.bool_(True))
 
 
 def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
@@ -62,14 +63,12 @@ def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
     weights = [leaf for leaf in weights if leaf.size]
     if not weights:
         return arrival
-    now = _sampled(weights)
+    now = _together(lambda corner: corner, [(_corner(leaf),) for leaf in weights])
     # Compilers may contract a product into the sum, or leave out a rounding before it: one unit in the last place of the
     # largest number that took part is no other place.
     sizes = jnp.maximum(jnp.abs(arrival.before), jnp.maximum(jnp.abs(arrival.update), jnp.abs(arrival.expected)))
     largest = jnp.where(jnp.isfinite(sizes), sizes, 0)
-    slack = jnp.concatenate(
-        [_slack(part, leaf.dtype) for leaf, part in zip(weights, _parts(largest, weights), strict=True)]
-    ).astype(jnp.float32)
+    slack = _slack(largest, weights)
     seen = jnp.isfinite(now) & jnp.isfinite(arrival.expected) & jnp.isfinite(arrival.update)
     elsewhere = seen & (jnp.abs(now - arrival.expected) > slack)
     missed = arrival.pending & jnp.any(elsewhere)
@@ -96,43 +95,51 @@ def misplacement(arrival: Arrival) -> str | None:
     )
 
 
-def _slack(sizes: Array, dtype: Any) -> Array:
-    """One unit in the last place of numbers stored in a dtype."""
-    if dtype.itemsize > 4:
-        return sizes * np.float32(2.0**-22)
-    return ulp(sizes, FORMATS[dtype.name])
+def _slack(sizes: Array, weights: list[Array]) -> Array:
+    """One unit in the last place of numbers stored as these weights are."""
+    dtypes = np.repeat([leaf.dtype.name for leaf in weights], [_count(leaf) for leaf in weights])
+    slack = sizes * np.float32(2.0**-22)
+    for name in sorted(set(dtypes)):
+        if jnp.dtype(name).itemsize <= 4:
+            slack = jnp.where(dtypes == name, ulp(sizes, FORMATS[name]), slack)
+    return slack
 
 
 def _count(leaf: Any) -> int:
     return min(_ENTRIES, leaf.shape[-1] if leaf.ndim else 1) if leaf.size else 0
 
 
-def _parts(row: Array, weights: list[Array]) -> list[Array]:
-    ends = [0]
-    for leaf in weights:
-        ends.append(ends[-1] + _count(leaf))
-    return [row[begin:end] for begin, end in pairwise(ends)]
-
-
-def _sampled(leaves: list[Array]) -> Array:
-    """The first entries of the first row of each leaf, from the first shard."""
-    corners = [_corner(leaf) for leaf in leaves if leaf.size]
-    return jnp.concatenate(corners) if corners else jnp.zeros(1, jnp.float32)
-
-
 def _corner(leaf: Array) -> Array:
+    """The first entries of the first row of a leaf."""
     count = _count(leaf)
-    if leaf.ndim:
-        row = (0,) * (leaf.ndim - 1)
-        if jax.device_count() > 1:
-            # Of a sharded leaf a gather brings these entries, a slice all of it.
-            typed = jax.typeof(leaf).sharding
-            explicit = any(axis is not None for axis in typed.spec)
-            place = jax.NamedSharding(typed.mesh, jax.P(None)) if explicit else None
-            leaf = leaf.at[(*row, jnp.arange(count))].get(out_sharding=place)
-        else:
-            leaf = leaf[row][:count]
-    values = widened(leaf.reshape(-1)).astype(jnp.float32)
+    if leaf.ndim == 0 or jax.device_count() == 1:
+        return jax.lax.slice(leaf, (0,) * leaf.ndim, (*(1,) * (leaf.ndim - 1), count)[: leaf.ndim]).reshape(-1)
+    # Of a sharded leaf a gather brings these entries, a slice all of it.
+    typed = jax.typeof(leaf).sharding
+    explicit = any(axis is not None for axis in typed.spec)
+    place = jax.NamedSharding(typed.mesh, jax.P(None)) if explicit else None
+    return leaf.at[(*(0,) * (leaf.ndim - 1), jnp.arange(count))].get(out_sharding=place)
+
+
+def _together(fun: Callable[..., Array], rows: list[tuple[Array, ...]]) -> Array:
+    """A function of each row of corners, one after the other in float32: those of the first shard; a zero if there are none."""
+    groups: dict[Any, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(tuple((corner.dtype, axes_of(corner)) for corner in row), []).append(index)
+    if not rows:
+        return jnp.zeros(1, jnp.float32)
+    made = [
+        _first(fun(*map(jnp.concatenate, zip(*(rows[index] for index in group), strict=True)))) for group in groups.values()
+    ]
+    lengths = [row[0].size for row in rows]
+    places = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
+    order = np.argsort(np.concatenate([places[index] for group in groups.values() for index in group]))
+    return made[0] if len(made) == 1 else jnp.concatenate(made)[order]
+
+
+def _first(values: Array) -> Array:
+    """What the first shard holds, in float32."""
+    values = widened(values).astype(jnp.float32)
     axes = axes_of(values)
     if not axes:
         return values

@@ -11,7 +11,7 @@ again, in three ways:
 All the questions about a leaf are counted in one pass over it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +23,12 @@ from precisionlab.numerics.formats import Format
 from precisionlab.numerics.modes import stochastic
 from precisionlab.numerics.randomness import fold
 from precisionlab.numerics.rounding import round_to
+from precisionlab.optimizers.tracking.alike import axes_of, of_each
 from precisionlab.stagnation.counting import Case, tally_cases
 from precisionlab.stagnation.fates import Tally
-from precisionlab.stagnation.packing import PackedTallies, pack
+from precisionlab.stagnation.packing import PackedTallies, pack_rows
 
-__all__ = ["Looked", "Sight", "Wanted", "above_floor", "axes_of", "look"]
+__all__ = ["Looked", "Sight", "Wanted", "above_floor", "look"]
 
 
 class Sight(NamedTuple):
@@ -67,43 +68,58 @@ class Wanted(NamedTuple):
 
 
 def look(
-    sights: Sequence[Sight | None], structure: Any, formats: Mapping[str, Format], key: PRNGKeyArray, wanted: Wanted
+    saw: Callable[..., Sight],
+    rows: Sequence[tuple[Any, ...] | None],
+    structure: Any,
+    formats: Mapping[str, Format],
+    key: PRNGKeyArray,
+    wanted: Wanted,
+    *,
+    at_hand: bool,
 ) -> Looked:
     """Tell the fates of the entries of a tree.
 
     Args:
-        sights: its leaves; None for those that cannot stagnate.
+        saw: what makes a sight of a row.
+        rows: for each leaf of the tree its row of arrays; None for leaves that cannot stagnate.
         structure: the tree itself.
         formats: the formats to ask about.
         key: the random bits of stochastic rounding.
         wanted: what else to tell.
+        at_hand: whether the rows lie in memory anyway; see `of_each`.
     """
-    own: list[Tally | None] = []
-    others: dict[str, list[Any]] = {name: [] for name in formats}
-    for index, sight in enumerate(sights):
-        if sight is None:
-            own.append(None)
-            for column in others.values():
-                column.append((None, None, None))
-            continue
+
+    def told(keys: Array, row: tuple[Any, ...]) -> Any:
+        sight = saw(*row)
         mine = Case(sight.old, sight.update, sight.new, None, sight.kept, sight.grid)
         cases = [mine._replace(detail=wanted.detail, directions=wanted.directions, gaps=wanted.gaps)]
         for number, fmt in enumerate(formats.values()):
-            cases += _asked(sight, fmt, fold(key, index * len(formats) + number))
+            cases += _asked(sight, fmt, keys[number])
         axes, dtype = axes_of(sight.old, sight.update), widened(sight.old).dtype
-        found = [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
-        own.append(found[0])
-        for column, nearest, chance in zip(others.values(), found[1::2], found[2::2], strict=True):
-            column.append((nearest._replace(invisible=None), chance, nearest))
+        return [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
 
-    def packed(tallies: Sequence[Tally | None], **options: Any) -> PackedTallies:
-        return pack(jax.tree.unflatten(structure, tallies), **options)
+    seen = {index: row for index, row in enumerate(rows) if row is not None}
+    marked = jax.tree.unflatten(structure, [index if index in seen else None for index in range(len(rows))])
 
-    by_rounding = [
-        {name: packed([row[place] for row in column], detail=False, kept=place == 2) for name, column in others.items()}
-        for place in range(3)
+    def packed(tally: Tally | None, **options: Any) -> PackedTallies:
+        return pack_rows(tally, marked, **options)
+
+    counts = {"detail": False}
+    if not seen:
+        nothing = [{name: packed(None, **counts, kept=place == 2) for name in formats} for place in range(3)]
+        return Looked(packed(None, **wanted._asdict()), *nothing)
+    leaves = [
+        (jnp.stack([fold(key, index * len(formats) + number) for number in range(len(formats))]) if formats else (), row)
+        for index, row in seen.items()
     ]
-    return Looked(packed(own, **wanted._asdict()), *by_rounding)
+    own, *others = of_each(told, leaves, at_hand=at_hand)
+    asked = dict(zip(formats, zip(others[::2], others[1::2], strict=True), strict=True))
+    return Looked(
+        packed(own, **wanted._asdict()),
+        {name: packed(nearest._replace(invisible=None), **counts) for name, (nearest, _) in asked.items()},
+        {name: packed(chance, **counts) for name, (_, chance) in asked.items()},
+        {name: packed(nearest, **counts, kept=True) for name, (nearest, _) in asked.items()},
+    )
 
 
 def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
@@ -141,11 +157,6 @@ def above_floor(w: Array, u: Array, fmt: Format) -> Bool[Array, "..."]:
     least = fmt.emin - fmt.precision if fmt.subnormals else jnp.minimum(fmt.emin - 1, half)
     floor = power_of_two(jnp.maximum(half - fmt.precision - 1, least), carrier)
     return (u_bits & magnitude) > floor
-
-
-def axes_of(*arrays: Array) -> tuple[str, ...]:
-    """The mesh axes along which these arrays differ inside `jax.shard_map`; none elsewhere."""
-    return tuple(sorted({axis for array in arrays for axis in jax.typeof(array).manual_axis_type.varying}))
 
 
 def _everywhere(tally: Tally, axes: tuple[str, ...]) -> Tally:

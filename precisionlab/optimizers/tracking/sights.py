@@ -101,13 +101,17 @@ def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNG
     rows = zip(
         leaves,
         jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
-        jax.tree.leaves(jax.tree.map(stored_sum, weights, steps)),
+        jax.tree.leaves(steps),
         _keeping(weights, event),
         list(map(_spacing, grids_of_weights(list(_by_path(weights)), event.before), leaves)),
         strict=True,
     )
     kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
-    return look([Sight(*row) for row in rows], structure, asked.formats, key, Wanted(asked.detail, kept=kept))
+    return look(_weight_sight, list(rows), structure, asked.formats, key, Wanted(asked.detail, kept=kept), at_hand=True)
+
+
+def _weight_sight(old: Array, meant: Array, step: Array, kept: Any, grid: Any) -> Sight:
+    return Sight(old, meant, stored_sum(old, step), kept, grid)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -144,10 +148,14 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
 
 def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNGKeyArray) -> Looked:
     old, structure = jax.tree.flatten(event.before)
-    rows = zip(state_leaves(event.before), old, meant, jax.tree.leaves(event.after), strict=True)
-    sights = [_state_sight(asked, *row) for row in rows]
+    places = zip(state_leaves(event.before), old, meant, jax.tree.leaves(event.after), strict=True)
+    rows = [
+        (before, wanted, after, _spacing(place.grid, before)) if place is not None and _told(asked, place) else None
+        for place, before, wanted, after in places
+    ]
     # Without sums and histograms, which take most of the time to compile, and there are several leaves for each weight.
-    seen = look(sights, structure, asked.formats, key, Wanted(detail=False, directions=True, gaps=True))
+    counts = Wanted(detail=False, directions=True, gaps=True)
+    seen = look(_state_sight, rows, structure, asked.formats, key, counts, at_hand=False)
     # The state itself tells the tree, and a second one with its names would confuse those who search it.
     return jax.tree.map(lambda packed: packed._replace(tree=None), seen, is_leaf=lambda node: isinstance(node, PackedTallies))
 
@@ -161,13 +169,11 @@ def _told(asked: Asked, place: Leaf | None) -> bool:
     return place is not None and (bool(asked.state) or place.narrow)
 
 
-def _state_sight(asked: Asked, place: Leaf | None, old: Array, meant: Array, new: Array) -> Sight | None:
-    if place is None or not _told(asked, place):
-        return None
+def _state_sight(old: Array, meant: Array, new: Array, grid: Any) -> Sight:
     before, wanted = widened(old), widened(meant)
     if before.dtype != wanted.dtype:
         before, wanted = as_float64(before), as_float64(wanted)
-    return Sight(old, wanted - before, new, None, _spacing(place.grid, old))
+    return Sight(old, wanted - before, new, None, grid)
 
 
 def _spacing(placed: Placed | None, leaf: Array) -> tuple[Any, Any] | None:

@@ -118,7 +118,7 @@ def track(
             arrival,
             store_description(jax.tree.leaves(floats)),
             start_window(weights.tally.fates.shape[0]),
-            nonzero_entries([jnp.zeros_like(leaf) for leaf in jax.tree.leaves(floats)]),
+            jnp.zeros(max(len(jax.tree.leaves(floats)), 1), jnp.int32),
         )
         return TrackState(inner_state, jnp.int32(0), record)
 
@@ -148,8 +148,7 @@ def track(
             if mine is not None and memory is not None:
                 window = counted(mine.window, memory.tally)
                 mine = StateRecord(*memory, None, mine.kept, _marks(told), window, mine.narrowed)
-            sums = jax.tree.map(stored_sum, weights, steps)
-            leaving = departed(compared(), *map(jax.tree.leaves, (weights, steps, sums)))
+            leaving = departed(compared(), *map(jax.tree.leaves, (weights, steps)))
             told_of = mine, leaving, record.storage, counted(record.window, seen.tally), _nonzero_gradients(event)
             found = Record(number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, None, *told_of)
             # In the containers of the first record: parameters may come boxed to `init` and bare to `update`.

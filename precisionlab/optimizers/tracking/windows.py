@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from precisionlab._typing import Array, Float, Int, PyTree
 from precisionlab.numerics.carriers import CARRIERS, to_bits, widened
-from precisionlab.optimizers.tracking.looking import axes_of
+from precisionlab.optimizers.tracking.alike import axes_of, of_each
 from precisionlab.stagnation.fates import ratio
 from precisionlab.stagnation.packing import PackedTallies, refilled
 
@@ -71,7 +71,7 @@ def nonzero_entries(leaves: list[Any]) -> Int[Array, " rows"]:
     """How many entries of each array are not zero, over all shards; a row of 0 where there is no array."""
     if not leaves:
         return jnp.zeros(1, jnp.int32)
-    return jnp.stack([_nonzero(leaf) for leaf in leaves])
+    return of_each(_nonzero, [(leaf,) for leaf in leaves])
 
 
 def _nonzero(leaf: Array) -> Array:
