@@ -532,8 +532,7 @@ shares = {key: {} for key in rows}
 for kind, mode, leaf, share in zip(*(layers[name] for name in ("format", "mode", "leaf", "share")), strict=True):
     shares[kind, mode][leaf] = percent(float(share))
 worst_layers = [
-    {"format": kind, "mode": mode, "worst layer": row["worst_layer"]} | shares[kind, mode]
-    for (kind, mode), row in rows.items()
+    {"format": kind, "mode": mode, "worst layer": row["worst_layer"]} | shares[kind, mode] for (kind, mode), row in rows.items()
 ]
 print("share of wanted updates that changed nothing, in the last tenth of training\n")
 print_table(worst_layers)

@@ -13,10 +13,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 _CACHE_LIMIT = 2**30
-# Examples in docstrings that train something: `slow`, as a mark would say.
+# Examples in docstrings that train something, or are tested otherwise: `slow`, as a mark would say.
 _SLOW_EXAMPLES = {
+    "precisionlab.arithmetic.exact.chances.round_sum",
+    "precisionlab.backend.selftest.run_checks",
     "precisionlab.experiments.formats.digits.run",
     "precisionlab.problems.networks.transformer_apply",
+    "precisionlab.problems.networks.transformer_init",
     "precisionlab.problems.text.text",
     "precisionlab.problems.waves.waves",
 }
@@ -33,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         # Who reads what another worker is just writing, or what was cut off, compiles for himself.
         config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not go through its millions of objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -237,9 +237,7 @@ def boundary_vector(numbers: Any, carrier: Any, values: int = 24) -> np.ndarray:
         points |= {(base + c + Fraction(q, 4)) * step for c in counts for q in range(4)}
     if bool(numbers.subnormals):  # the top of the subnormal range
         points |= {Fraction(2) ** emin - Fraction(q, 4) * Fraction(2) ** lowest for q in range(1, 13)}
-    points |= {
-        Fraction(float(numbers.largest)) + Fraction(q, 4) * ulp_exact(numbers.largest, numbers) for q in range(-8, 9)
-    }
+    points |= {Fraction(float(numbers.largest)) + Fraction(q, 4) * ulp_exact(numbers.largest, numbers) for q in range(-8, 9)}
     limit = Fraction(float(info.max))
     centre = np.array([float(v) for v in points if 0 <= v <= limit]).astype(carrier)
     zero, infinity = carrier.type(0), carrier.type(math.inf)

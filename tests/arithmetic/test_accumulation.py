@@ -521,6 +521,7 @@ def test_a_convolution_adds_channels_outermost_then_taps_in_row_major_order():
 # Laws
 
 
+@pytest.mark.slow
 def test_long_sums_stall_where_wang_et_al_found_them_to():
     """Uniform terms, mean 1 and deviation 1 (at most 1 + sqrt 3 = 2.73), in their 16 bits: (1, 6, 9), precision 10.
 
@@ -581,7 +582,7 @@ def test_draws_are_independent_of_each_other():
     assert np.allclose(shares, [9 / 16, 6 / 16, 1 / 16], atol=5 * 0.5 / 32)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [Accumulation(None, BF16, chunk=8, compensated=True), Accumulation(BF16, BF16, chunk=7, order="pairwise")]
 )

@@ -146,7 +146,10 @@ def test_exact_sums_have_the_bits_of_round_to(name: str) -> None:
 
 
 SMALL = [
-    ("bfloat16", -(2.0**-26)), ("bfloat16", 2.0**-27), ("float32", -(2.0**-29)), ("float32", 2.0**-33),
+    ("bfloat16", -(2.0**-26)),
+    ("bfloat16", 2.0**-27),
+    ("float32", -(2.0**-29)),
+    ("float32", 2.0**-33),
     ("float16", 2.0**-26),
 ]
 
@@ -201,6 +204,7 @@ def test_the_derivative_is_that_of_the_sum() -> None:
     assert [g.tolist() for g in gradients] == [[1.0, 2.0]] * 2
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_stays_so() -> None:
     a, b = jnp.float32([3e38, jnp.inf, jnp.nan, jnp.inf, 0.0]), jnp.float32([3e38, 1.0, 1.0, -jnp.inf, -0.0])
     found = round_sum(a, b, pl.FLOAT32, pl.stochastic, key=jax.random.key(0)).tolist()

@@ -151,6 +151,7 @@ def test_transforms_of_powers_of_two_are_butterflies(fmt, backwards):
         same(pair(row), want)
 
 
+@pytest.mark.slow
 def test_transforms_of_real_numbers_and_of_several_axes():
     rounds = law(BFLOAT16)
     x = draw(4, 8)
@@ -263,7 +264,7 @@ SOLVES = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVES)
 def test_gradients_of_solves_inside_and_outside(name):
     function, *args = SOLVES[name]

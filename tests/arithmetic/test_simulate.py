@@ -264,6 +264,7 @@ def test_conjugate_gradients():
 # Under and around transformations
 
 
+@pytest.mark.slow
 def test_stacked_formats_are_one_compilation():
     names = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
     traces = []

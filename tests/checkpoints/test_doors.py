@@ -158,6 +158,7 @@ def test_integers_of_npz_are_compared(tmp_path: Path) -> None:
         forecast(tmp_path / "a.npz", 1e-3)
 
 
+@pytest.mark.slow
 def test_a_size_beside_half_a_gap_is_on_its_side_of_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", w=np.ones(1, np.float32))
     half = 2.0**-8  # a tie stays at 1; downwards half of it is enough

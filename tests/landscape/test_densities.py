@@ -9,7 +9,7 @@ from precisionlab.landscape import Density, density_at, hessian_trace, moment, s
 from tests.landscape.test_spectra import Net, quadratic
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("power", range(6))
 def test_moments_are_the_traces_of_powers(power):
     values = np.random.default_rng(0).uniform(-1, 2, 80)

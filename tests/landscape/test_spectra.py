@@ -145,6 +145,7 @@ def test_hessian_spectrum_of_known_quadratic_forms():
     assert gap(found, 22) == pytest.approx(1e9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_hessian_at_a_minimum_and_away_from_it():
     net = Net(4, 2, 6)
     theta = np.random.default_rng(3).standard_normal(net.n)
@@ -218,7 +219,7 @@ def scaled(scale, w):
     return 0.5 * scale * (w @ w)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "wanted"), [(0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)])
 def test_lanczos_on_multiples_of_the_identity(scale, wanted):
     loss = Partial(scaled, np.float64(scale))
@@ -228,6 +229,7 @@ def test_lanczos_on_multiples_of_the_identity(scale, wanted):
     assert sharpness(loss, np.ones(30), dense_below=1, depth=30).value == pytest.approx(wanted, abs=1e-14)
 
 
+@pytest.mark.slow
 def test_sharpness_below_zero_with_a_null_space():
     assert sharpness(lambda w: -(w[0] ** 2), np.ones(30), dense_below=1).value == 0.0
     assert sharpness(lambda w: -(w[0] ** 2), np.ones(30)).value == 0.0
@@ -272,6 +274,7 @@ def test_rank_counts_magnitudes_above_floor_and_error():
     assert gap(Spectrum(np.array([1.0, 0.0]), np.zeros(2), 0.0, True), 1) == np.inf
 
 
+@pytest.mark.slow
 def test_one_compilation_for_one_function():
     traced = []
 

@@ -205,7 +205,7 @@ def test_constant_formats_are_the_law(name: str) -> None:
     assert_same(scales, spec_scales(x, spec).astype(np.float32)[:, None])
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MX)
 def test_every_mode_is_the_law_in_float64(name: str) -> None:
     spec, element = MX[name], BLOCK_FORMATS[name].element

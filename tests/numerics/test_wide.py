@@ -109,7 +109,7 @@ def test_narrowing_is_exact_among_subnormals() -> None:
         assert_same(in_float64(lambda: jnp.asarray(x)), x.astype(np.float32))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "float8_e8m0fnu"])
 def test_ulp_and_neighbors_are_those_of_the_float64(name: str) -> None:
     fmt = CONCRETE[name]

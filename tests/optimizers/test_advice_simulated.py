@@ -349,7 +349,6 @@ class Case:
         noise = math.sqrt(np.minimum(np.abs(asked), 1).sum() / 400)
         assert abs((np.sign(asked) * (came - asked)).sum()) <= 6 * noise + 7 / 400 + 1e-4 * np.abs(asked).sum()
 
-
     def forgetful(self, advice: Advice) -> None:
         decay = float(re.search(r"multiplied by (\S+) as meant, by 1 as stored", advice.sentence).group(1))
         assert 0 < decay < 1

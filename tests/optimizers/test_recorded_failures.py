@@ -205,7 +205,7 @@ def test_norm_weights_stay_at_exactly_one(memory: str) -> None:
     assert advice.cure in CURES_OF_WEIGHTS
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("cure", CURES_OF_WEIGHTS)
 def test_norm_weights_move_with_each_cure(cure: str) -> None:
     """Fed the gradients that float32 training saw."""

@@ -36,6 +36,7 @@ def model() -> dict[str, Any]:
     return leaves
 
 
+@pytest.mark.slow
 def test_records_of_leaves_looked_at_together_are_those_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     params = model()
     grads = jax.tree.map(lambda leaf: leaf * 2.0**-9 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)
@@ -58,19 +59,23 @@ def test_records_of_leaves_looked_at_together_are_those_of_one_after_the_other(m
         assert_tally(seen.tally[name], recount(params[name], given[name], after), detail=False)
 
 
-def test_results_come_in_the_order_of_the_rows_and_in_the_widest_dtype() -> None:
-    rows = [
-        (jnp.full(size, float(number), dtype),) for number, (size, dtype) in enumerate([(2, "bfloat16"), (3, "float32")] * 5)
-    ]
+@pytest.mark.parametrize("sizes", [(2, 3), (200, 300)])
+def test_results_come_in_the_order_of_the_rows_and_in_the_widest_dtype(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alike, "_SMALL", 100)
+    monkeypatch.setattr(alike, "_MANY", 3)
+    kinds = list(zip(sizes, ("bfloat16", "float32"), strict=True)) * 5
+    rows = [(jnp.full(size, float(number), dtype), None) for number, (size, dtype) in enumerate(kinds)]
 
-    def both(rows: Any) -> Any:
-        return of_each(lambda row: (row[0], row.size), [(row,) for (row,) in rows])
+    def made(rows: Any) -> Any:
+        return of_each(lambda row, _: (row[0], row.size), rows, at_hand=True)
 
-    for made in (both, jax.jit(both)):
-        first, sizes = made(rows)
+    for each in (made, jax.jit(made)):
+        first, counts = each(rows)
         assert first.tolist() == list(range(10))
         assert first.dtype == jnp.float32
-        assert sizes.tolist() == [2, 3] * 5
+        assert counts.tolist() == list(sizes) * 5
 
 
 def operations(program: Any) -> int:
@@ -85,6 +90,6 @@ def length(optimizer: Any, blocks: int) -> int:
 
 def test_programs_grow_with_the_leaves_as_the_optimizers_own_does() -> None:
     optimizer = optax.adamw(1e-3)
-    plain, tracked = (length(each, 12) - length(each, 6) for each in (optimizer, track(optimizer)))
+    plain, tracked = (length(each, 4) - length(each, 2) for each in (optimizer, track(optimizer)))
     # The update, made again in float32 for what the moments mean, and a few operations to bring each leaf to its like.
     assert plain < tracked < 2.5 * plain

@@ -314,6 +314,7 @@ def test_totals_add_up_everything() -> None:
         pl.total({})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("detail", [True, False])
 def test_packed_tallies_come_back_as_they_were(detail: bool) -> None:
     tallies = some_tallies(directions=True, detail=detail)

@@ -96,7 +96,7 @@ def test_batches_are_training_pairs_under_every_transform():
     assert not np.array_equal(images[0], images[1])
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_network_and_metrics_agree_with_numpy(activation):
     reference = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[activation]

@@ -151,6 +151,7 @@ def test_the_interval_of_the_equivalence_test_covers(alpha: float, margin: float
     assert near(float(np.mean([test.low <= 0.2 <= test.high for test in found])), 1 - 2 * alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seeds", "shape", "covers"), [(16, "normal", 0.91), (16, "skew", 0.89), (32, "normal", 0.935), (32, "skew", 0.92)]
 )
@@ -205,6 +206,7 @@ def test_holm_s_family_wise_error_rate(true: int) -> None:
     assert near(float(wrong), 1 - (1 - 0.05 / true) ** true)
 
 
+@pytest.mark.slow
 def test_holm_s_error_rate_when_tests_depend_on_each_other() -> None:
     """Ten comparisons that share one control arm."""
     rng = np.random.default_rng(4)

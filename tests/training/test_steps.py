@@ -106,15 +106,15 @@ def test_native_and_simulated_agree_bit_for_bit(name: str, optimizer: str, sites
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["simulated", "native"])
 def test_a_record_is_a_recount_of_the_step(kind: str) -> None:
-    fmt = pl.FLOAT8_E5M2
+    fmt, problem = pl.FLOAT8_E5M2, pl.problems.digits(sizes=(64, 10), batch_size=16)
     formats = pl.Policy(weights=fmt, gradients=fmt, updates=fmt) if kind == "simulated" else pl.Policy()
     dtypes = None if kind == "simulated" else pl.Policy(**dict.fromkeys(SITES, jnp.float8_e5m2))
     optimizer = optax.sgd(0.02)
-    step = jax.jit(pl.make_step(digits().loss, optimizer, dtypes=dtypes))
-    state = pl.start(first(), optimizer, formats, dtypes=dtypes)
-    gradient = jax.jit(jax.grad(digits().loss))
+    step = jax.jit(pl.make_step(problem.loss, optimizer, dtypes=dtypes))
+    state = pl.start(problem.init(jax.random.key(0)), optimizer, formats, dtypes=dtypes)
+    gradient = jax.jit(jax.grad(problem.loss))
     for number in range(3):
-        batch = digits().batch(jax.random.key(number))
+        batch = problem.batch(jax.random.key(number))
         before = widened(state.params)
         grads = jax.tree.map(lambda g: round_array(np.asarray(g), fmt, "nearest_even"), gradient(before, batch))
         updates = jax.tree.map(lambda g: np.float32(-0.02) * g.astype(np.float32), grads)
@@ -447,6 +447,7 @@ def test_compute_accumulates_as_told() -> None:
     assert seen == [1024.0, 256.0]
 
 
+@pytest.mark.slow
 def test_stochastic_compute_draws_its_own_bits() -> None:
     optimizer, formats = optax.sgd(1.0), pl.Policy(compute=pl.FLOAT8_E5M2)
     step = jax.jit(pl.make_step(bowl, optimizer, modes=pl.Policy(compute=pl.stochastic)))

@@ -17,9 +17,7 @@ from precisionlab.runs import store
 from precisionlab.runs.configs import ConfigError, config_as_dict, parse_config
 from precisionlab.runs.results import Result, to_json_object
 
-SMALL = DigitsConfig(
-    formats=("float32", "float8_e4m3fn"), seeds=2, steps=40, every=10, chunk=20, hidden=(4,), batch_size=8
-)
+SMALL = DigitsConfig(formats=("float32", "float8_e4m3fn"), seeds=2, steps=40, every=10, chunk=20, hidden=(4,), batch_size=8)
 ENTRIES = 64 * 4 + 4 + 4 * 10 + 10
 
 

@@ -288,6 +288,7 @@ def test_a_mechanism_that_is_there_is_seen() -> None:
 # The data.
 
 
+@pytest.mark.slow
 def test_the_wave_knows_its_noise() -> None:
     task = noisy_wave(8)
     data, params = jax.jit(task.data)(jax.random.key(1)), jax.jit(task.init)(jax.random.key(0))
