@@ -86,7 +86,7 @@ def forecast(
     columns += [name for name in ("nonfinite", "overflowed") if any(row[name] for row in found["totals"])]
     rows = [*found["rows"], *found["totals"]]
     rows = [row | {"lost_fraction_low": row["low"], "lost_fraction_high": row["high"]} for row in rows]
-    terminal.show_table(table(rows, columns))
+    terminal.show_table(table(rows, columns), quantities=True)
     terminal.write(f"assumed: {found['assumption']}")
     if weight_decay:
         asked = lr * weight_decay
@@ -151,7 +151,8 @@ def compare(a: Path, b: Path, plot: Path | None, as_json: bool) -> None:
         return
     rows = [*found["rows"], {"tensor": "total", **found["total"]}]
     columns = ["tensor", "dtype", "entries", "unchanged_fraction", "one_ulp_fraction", "constant"]
-    terminal.show_table(table(plain(rows), columns + (["nonfinite"] if found["total"]["nonfinite"] else [])))
+    columns += ["nonfinite"] if found["total"]["nonfinite"] else []
+    terminal.show_table(table(plain(rows), columns), quantities=True)
     terminal.write(f"{len(found['unmoved'])} of {len(found['rows'])} tensors did not move at all.")
     for side in ("a", "b"):
         for name in found[f"only_in_{side}"]:

@@ -35,7 +35,7 @@ def print_result(found: "Result", columns: Sequence[str] | None) -> None:
         ]
         terminal.show_table([["", "", "claim", "predicted", "measured"], *rows])
     if found.rows:
-        terminal.show_table(table(found.rows, columns))
+        terminal.show_table(table(found.rows, columns), quantities=True)
 
 
 @click.command("list", short_help="List the runs.")
@@ -132,7 +132,7 @@ def _show_query(found: "Run", columns: Mapping[str, Any], as_json: bool) -> None
     if as_json:
         terminal.answer({"experiment": found.experiment, "run": str(found.folder), "rows": plain(rows)})
         return
-    terminal.show_table(table(rows, list(columns)))
+    terminal.show_table(table(rows, list(columns)), quantities=True)
 
 
 @click.command(short_help="Write a run as one HTML page.")

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,6 +20,7 @@ from rich.text import Text
 __all__ = ["Failure", "ProgressLine", "answer", "first_line", "mark", "say", "show_table", "write"]
 
 _WIDE = 100_000  # a file has no right margin: no cell may be cut
+_GAP = 2  # between the columns of a table that is too wide
 _MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
 
 
@@ -66,15 +68,60 @@ def mark(held: bool | None) -> str:
     return sign
 
 
-def show_table(cells: Sequence[Sequence[str]]) -> None:
-    """A table whose first row is the header, on standard output; long cells fold, none is cut."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in cells[0]:
-        shown.add_column(Text(name), overflow="fold")
-    colours = {mark(held): colour for held, (_, colour) in _MARKS.items()}
-    for row in cells[1:]:
-        shown.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in row))
-    _console(sys.stdout).print(shown)
+def show_table(cells: Sequence[Sequence[str]], *, quantities: bool = False) -> None:
+    """A table whose first row is the header, on standard output; no cell is cut.
+
+    Args:
+        cells: its rows.
+        quantities: whether it is one of numbers, after columns that tell what they are of. If too wide it goes on below, with
+            those columns again: nobody reads a number that is folded. Long cells of other tables are.
+    """
+    console = _console(sys.stdout)
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    blocks = _blocks(widths, _words(cells), console.width) if quantities else [range(len(widths))]
+    for columns in blocks:
+        shown = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if len(blocks) == 1 else _GAP - 1, 0, len(blocks) == 1)
+        )
+        for column in columns:
+            shown.add_column(Text(cells[0][column]), overflow="fold")
+        colours = {mark(held): colour for held, (_, colour) in _MARKS.items()}
+        for row in cells[1:]:
+            shown.add_row(*(Text(row[column], style=colours.get(row[column], "")) for column in columns))
+        with console.capture() as captured:
+            console.print(shown)
+        text = captured.get()
+        if not console.is_terminal:  # a file has no right margin to pad to
+            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        console.file.write(text)
+
+
+def _words(cells: Sequence[Sequence[str]]) -> int:
+    """How many columns there are before the first of numbers."""
+    columns = list(zip(*cells[1:], strict=True))
+    return next((place for place, column in enumerate(columns) if any(map(_is_number, column))), len(columns))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.partition(" ")[0].replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def _blocks(widths: Sequence[int], words: int, width: int) -> list[list[int]]:
+    """The columns of each part of a table: the first ones, and as many others as fit."""
+    if sum(widths) + 3 * len(widths) <= width:
+        return [list(range(len(widths)))]
+    first = list(range(words))
+    blocks = [[*first]]
+    for column in range(words, len(widths)):
+        together = [*blocks[-1], column]
+        if len(together) > words + 1 and sum(widths[each] + _GAP for each in together) > width:
+            blocks.append([*first])
+        blocks[-1].append(column)
+    return blocks
 
 
 class ProgressLine:

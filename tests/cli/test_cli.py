@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from precisionlab.arithmetic.policy import PLACEMENTS
 from precisionlab.cli import main as cli
-from precisionlab.cli import running
+from precisionlab.cli import running, terminal
 from precisionlab.runs import store
 from tests.cli import fake_experiment
 
@@ -483,6 +484,31 @@ def test_tables_are_not_cut_where_nobody_watches(say, monkeypatch: pytest.Monkey
     say("run", "--quick")
     long = "x" * 300
     assert long in say("show", "latest", "--sql", f"SELECT step, '{long}' AS a, '{long}' AS b FROM records").out
+
+
+def test_a_table_that_is_too_wide_goes_on_below_with_its_first_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"quantity_{number}" for number in range(5)]
+    rows = [[kind, *(f"{number}.25 [{number}.0, {number}.5]" for number in range(5)), "a word"] for kind in ("one", "other")]
+    cells = [["kind", *names, "note"], *rows]
+    terminal.show_table(cells, quantities=True)
+    piped = capsys.readouterr().out
+    assert [line.split()[1:6] for line in piped.splitlines() if line.startswith(" kind")] == [names]
+    assert not any(line.endswith(" ") for line in piped.splitlines())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.show_table(cells, quantities=True)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert [line.split() for line in shown if line.startswith(" kind")] == [
+        ["kind", *names[:4]],
+        ["kind", *names[4:], "note"],
+    ]
+    for row in rows:
+        assert sum(line.startswith(f" {row[0]} ") for line in shown) == 2
+        assert all(any(cell in line for line in shown) for cell in row)
 
 
 # report
