@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 __all__ = ["band", "interval", "number", "paired_ratio_interval", "table"]
 
@@ -79,6 +78,8 @@ def band(samples: Any, confidence: float = 0.95, resamples: int = 999) -> tuple[
 
 
 def _bca(values: np.ndarray, confidence: float, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    import scipy.stats  # a second to load, which who prints a stored table need not wait for
+
     # Around its own centre and in units of its own spread, a sample far from zero or tiny keeps its digits.
     centre = values.mean(axis=1, keepdims=True)
     scale = np.abs(values - centre).max(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 Its files:
 
+    reducing    many sums over the entries of an array, in one pass
     counting    the fates of updates by their bits: landed, swamped, stagnated; it knows no format
     fates       what a tally holds, and the rates that follow
     packing     the tallies of a whole model as three arrays

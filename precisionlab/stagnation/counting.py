@@ -17,10 +17,7 @@ Beside the counts a `Tally` holds sums from which the rates follow: the share of
 quality <w' - w, u> / <u, u>, and the histogram of log2(|u| / ulp(w)), whose bins below -1 are what round-to-nearest loses.
 """
 
-import math
-import operator
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +28,7 @@ from precisionlab._typing import Array, PyTree
 from precisionlab.numerics.carriers import CARRIERS, Carrier, as_float64, to_bits, widened
 from precisionlab.numerics.wide import in_float64, unheld
 from precisionlab.stagnation.fates import HISTOGRAM_EDGES, NO_GAP, Tally
+from precisionlab.stagnation.reducing import Column, are_few, histogram, reduced, sums
 
 __all__ = ["Case", "tally", "tally_cases"]
 
@@ -126,7 +124,7 @@ def tally_cases(cases: Sequence[Case]) -> list[Tally]:
     """
     plans = [_plan(case) for case in cases]
     columns = [column for plan in plans for column in plan.columns]
-    found = iter(_reduce(columns))
+    found = iter(reduced(columns))
     return [plan.finish([next(found) for _ in plan.columns]) for plan in plans]
 
 
@@ -147,18 +145,10 @@ def _matched(name: str, tree: Any, old: Any, leaves: list[Any], structure: Any) 
     return others
 
 
-class _Column(NamedTuple):
-    """An integer for each entry, and how the entries come together."""
-
-    terms: Array
-    start: int = 0
-    combine: Callable[[Array, Array], Array] = operator.add
-
-
 class _Plan(NamedTuple):
     """What to count for a case, and the tally that follows."""
 
-    columns: list[_Column]
+    columns: list[Column]
     finish: Callable[[list[Array]], Tally]
 
 
@@ -188,14 +178,14 @@ def _plan(case: Case) -> _Plan:
     if case.directions:
         falling = asked & (u_bits > magnitude)
         masks |= {"falling": falling, "fell": falling & ~same}
-    columns = {name: _Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
+    columns = {name: Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
     spacing = _spacing(w_size, grid, carrier)
     bins = jnp.where(asked, jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1), -1)
-    if case.detail and not _few(bins):
-        columns |= {f"bin {index}": _Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
+    if case.detail and not are_few(bins):
+        columns |= {f"bin {index}": Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
     if case.detail if case.gaps is None else case.gaps:
-        columns["finest"] = _Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
-        columns["coarsest"] = _Column(jnp.where(stuck, spacing, -NO_GAP), -NO_GAP, jnp.maximum)
+        columns["finest"] = Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
+        columns["coarsest"] = Column(jnp.where(stuck, spacing, -NO_GAP), -NO_GAP, jnp.maximum)
 
     def finish(results: list[Array]) -> Tally:
         found = dict(zip(columns, results, strict=True))
@@ -215,86 +205,16 @@ def _plan(case: Case) -> _Plan:
             return counts
         safe, step = jnp.where(finite, u, 0), jnp.where(finite, jnp.subtract(after, w), 0)
         size = jnp.abs(safe)
-        mass, mass_lost, along, square = _sums([size, jnp.where(stuck, size, 0), step * safe, safe * safe])
+        mass, mass_lost, along, square = sums([size, jnp.where(stuck, size, 0), step * safe, safe * safe])
         return counts._replace(
             update_mass=mass,
             stagnated_mass=mass_lost,
             moved_along=along,
             update_square=square,
-            histogram=_histogram(bins) if _few(bins) else jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
+            histogram=histogram(bins, _BINS) if are_few(bins) else jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
         )
 
     return _Plan(list(columns.values()), finish)
-
-
-def _reduce(columns: list[_Column]) -> list[Array]:
-    """Each column brought together, all of them in one pass over memory.
-
-    Separate sums would compute the masks, and the rounding behind them, once each; one reduction with many operands computes
-    them together, and integer operands still vectorize. Where arrays may be sharded they stay separate: compilers partition a
-    reduction of one operand, and gather the whole of many.
-    """
-    if columns[0].terms.ndim == 0:
-        return [column.terms for column in columns]
-    axes = tuple(range(columns[0].terms.ndim))
-    if jax.device_count() > 1:
-        return [jax.lax.reduce(column.terms, np.int32(column.start), _ALONE[column.combine], axes) for column in columns]
-    terms = tuple(column.terms for column in columns)
-    if not _few(terms[0]):
-        # A reduction to one number is made by one thread; to many rows first, by all.
-        shape = terms[0].shape
-        rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
-        within = axes[rows + 1 :] if len(axes) > 1 else axes
-        starts = tuple(np.int32(column.start) for column in columns)
-        terms = tuple(jax.lax.reduce(terms, starts, _combining(tuple(column.combine for column in columns)), within))
-        if len(axes) == 1:
-            return list(terms)
-        terms = jax.lax.optimization_barrier(terms)
-    # Every number that a reduction combines is a buffer to be looked after in every call: one for each combination will do.
-    found: dict[int, Array] = {}
-    for together, alone in _ALONE.items():
-        places = [place for place, column in enumerate(columns) if column.combine is together]
-        if places:
-            stacked = jnp.stack([terms[place] for place in places])
-            start = np.int32(columns[places[0]].start)
-            found |= dict(zip(places, jax.lax.reduce(stacked, start, alone, tuple(range(1, stacked.ndim))), strict=True))
-    return [found[place] for place in range(len(columns))]
-
-
-_ROWS = 16
-_FEW = 1 << 10
-"""Up to so many entries a few small kernels count them one thing after another; with more, everything in one pass."""
-
-
-def _few(entries: Array) -> bool:
-    """Whether these are few, and no compiler has to bring the parts of sharded arrays together for them."""
-    return entries.size <= _FEW and jax.device_count() == 1
-
-
-def _histogram(bins: Array) -> Array:
-    """How many entries lie in each bin, of few: a comparison with every bin, which compiles to one small kernel."""
-    every = np.arange(_BINS, dtype=np.int32)
-    return jnp.sum((bins.reshape(1, -1) == every[:, None]).astype(jnp.int32), axis=1)
-
-
-_ALONE: dict[Any, Any] = {operator.add: jax.lax.add, jnp.minimum: jax.lax.min, jnp.maximum: jax.lax.max}
-"""The combinations as primitives, which a reduction of one operand has kernels for."""
-
-
-@cache  # JAX knows a reduction that it has compiled by the function's identity.
-def _combining(combine: tuple[Any, ...]) -> Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]:
-    return lambda one, other: tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
-
-
-def _sums(terms: list[Array]) -> Sequence[Array]:
-    """Float sums; as products with ones where that is faster, since compilers must not reorder plain ones."""
-    first = terms[0]
-    if _few(first):
-        return tuple(jnp.sum(jnp.stack(terms), axis=tuple(range(1, first.ndim + 1))))
-    if first.ndim < 2 or first.size < _FEW:
-        return [jnp.sum(term) for term in terms]
-    ones = jnp.ones(first.shape[-1], first.dtype)
-    return [jnp.sum(jnp.matmul(term, ones, precision=jax.lax.Precision.HIGHEST)) for term in terms]
 
 
 def _spacing(w_size: Array, grid: tuple[Any, Any], carrier: Carrier) -> Array:

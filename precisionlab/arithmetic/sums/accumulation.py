@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact.exact_sums import is_carrier_itself, multiplies_exactly
@@ -260,6 +261,8 @@ def rounded_cumprod(
 
 def straight_through(exact: Callable[..., Array], rounded: Array, *operands: Array) -> Array:
     """The rounded values, with the derivative of the exact function of the operands."""
+    if not any(isinstance(each, Tracer) for each in (rounded, *operands)):
+        return rounded  # no derivative is taken of what nobody traces, and only a compiler leaves out the exact function
     return rounding.straight_through(exact(*operands), rounded)
 
 

@@ -96,7 +96,10 @@ def look(
         for number, fmt in enumerate(formats.values()):
             cases += _asked(sight, fmt, keys[number])
         axes, dtype = axes_of(sight.old, sight.update), widened(sight.old).dtype
-        return [_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases)]
+        own, *others = (_sums_as(dtype, _everywhere(tally, axes)) for tally in tally_cases(cases))
+        if wanted.kept and own.invisible is None:  # the same for every leaf, whether or not something keeps its updates
+            own = own._replace(invisible=jnp.zeros_like(own.landed))
+        return [own, *others]
 
     seen = {index: row for index, row in enumerate(rows) if row is not None}
     marked = jax.tree.unflatten(structure, [index if index in seen else None for index in range(len(rows))])
