@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from precisionlab.backend import canaries
-from precisionlab.stagnation import counting as stagnation
+from precisionlab.stagnation.reducing import sums
 
 HERE = f"this is jax {jax.__version__} with jaxlib {version('jaxlib')}"
 
@@ -37,10 +37,23 @@ SHAPES = [(64, 64), (5, 60, 60), (200, 200), (3, 3, 64, 64), (1000, 64), (4097, 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_by_a_constant_vector_as_the_tally_makes_them(shape):
+    assert_sums(shape, stacked=False)
+
+
+@pytest.mark.parametrize("shape", [(300, 64, 64), (7, 60, 60), (40, 5, 20, 30)])
+def test_sums_by_a_constant_vector_of_leaves_looked_at_together(shape):
+    assert_sums(shape, stacked=True)
+
+
+def assert_sums(shape, *, stacked):
+    def four(x):
+        return sums([x, jnp.abs(x), x * x, jnp.where(x > 1, x, 0)])
+
     terms = np.random.default_rng(0).integers(-8, 9, shape).astype(np.float32)
-    sums = jax.jit(lambda x: stagnation._sums([x, jnp.abs(x), x * x, jnp.where(x > 1, x, 0)]))(terms)
-    right = [term.sum(dtype=np.float64) for term in (terms, np.abs(terms), terms * terms, np.where(terms > 1, terms, 0))]
-    assert [float(found) for found in sums] == right, HERE
+    found = jax.jit(jax.vmap(four) if stacked else four)(terms)
+    axes = tuple(range(int(stacked), len(shape)))
+    right = [term.sum(axes, np.float64) for term in (terms, np.abs(terms), terms * terms, np.where(terms > 1, terms, 0))]
+    assert [np.asarray(each).tolist() for each in found] == [each.tolist() for each in right], HERE
 
 
 def test_reductions_of_high_rank_do_not_crash():
