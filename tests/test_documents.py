@@ -11,7 +11,7 @@ from tests.what_is_simulated import PAGE, page
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["docs/your-training-loop.md"])
 def test_a_document_shows_what_its_code_prints(name: str, tmp_path: Path) -> None:

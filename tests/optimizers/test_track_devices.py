@@ -142,6 +142,13 @@ def jit_shards_heads_in_types() -> None:
     agree(placed_training(BY_HEADS, AxisType.Explicit), on_one_device())
 
 
+def jit_shards_in_types_without_state() -> None:
+    params = placed({"w": jnp.ones(64, jnp.bfloat16)}, {"w": P("data")}, AxisType.Explicit)
+    plain = track(optax.sgd(2.0**-10))  # whose state has no leaves
+    state = jax.jit(one_step(plain))(params, plain.init(params), params)[1]
+    assert int(stagnation(state).tally["w"].swamped) == 64
+
+
 def jit_shards_with_every_option() -> None:
     params, state = placed_training(SHARDINGS["both"], **OPTIONS)
     agree((params, state), on_one_device(**OPTIONS))
@@ -248,6 +255,7 @@ def shard_map_unchecked_is_global_or_refused() -> None:
 CASES: tuple[Callable[[], None], ...] = (
     jit_shards_parameters,
     jit_shards_in_types,
+    jit_shards_in_types_without_state,
     jit_shards_with_every_option,
     jit_shards_the_batch,
     pmap_replicates,

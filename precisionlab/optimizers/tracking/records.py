@@ -138,7 +138,7 @@ def stagnation(opt_state: Any) -> Record:
     if record.state is not None:
         latest = latest._replace(state=_state_record(record.state, inner))
     if record.gradients is not None:
-        latest = latest._replace(gradients=refilled(record.tally.tree, list(jnp.moveaxis(record.gradients, -1, 0))))
+        latest = latest._replace(gradients=refilled(record.tally.tree, _numbers(record.gradients)))
     return latest._replace(storage=storage_of(latest.recent, record.storage, inner))
 
 
@@ -166,14 +166,17 @@ def _state_record(seen: StateRecord, inner: Any) -> StateRecord:
     structure = jax.tree.structure(inner)
     tree = _state_tree(inner, seen.told, seen.tally.fates.shape[-2])
     placed = jax.tree.map(lambda node: node._replace(tree=tree) if _is_packed(node) else node, seen, is_leaf=_is_packed)
-    columns = [jnp.moveaxis(column, -1, 0)[: structure.num_leaves] for column in seen.kept]
+    columns = [_numbers(column)[: structure.num_leaves] for column in seen.kept]
     kept = jax.tree.unflatten(structure, [Kept(*row) for row in zip(*columns, strict=True)])
     latest = seen._replace(**_unpacked(placed), kept=kept)
     if seen.narrowed is None:
         return latest
-    return latest._replace(
-        narrowed=jax.tree.unflatten(structure, list(jnp.moveaxis(seen.narrowed, -1, 0)[: structure.num_leaves]))
-    )
+    return latest._replace(narrowed=jax.tree.unflatten(structure, _numbers(seen.narrowed)[: structure.num_leaves]))
+
+
+def _numbers(column: Array) -> list[Array]:
+    """One number for each leaf. A list is cut and not the array: of none there is nothing that a mesh could hold."""
+    return list(jnp.moveaxis(column, -1, 0))
 
 
 def _is_packed(node: Any) -> bool:
