@@ -98,10 +98,12 @@ def look_at_weights(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked:
 def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNGKeyArray) -> Looked:
     weights, steps = weights_and_updates(event.params, event.updates)
     leaves, structure = jax.tree.flatten(weights)
+    made = jax.tree.leaves(steps)
     rows = zip(
         leaves,
-        jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
-        jax.tree.leaves(steps),
+        made,
+        # Not a second time where it is the same: rows are copied to lie together.
+        [None] * len(made) if meant is event.updates else jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
         _keeping(weights, event),
         list(map(_spacing, grids_of_weights(list(_by_path(weights)), event.before), leaves)),
         strict=True,
@@ -110,8 +112,8 @@ def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNG
     return look(_weight_sight, list(rows), structure, asked.formats, key, Wanted(asked.detail, kept=kept), at_hand=True)
 
 
-def _weight_sight(old: Array, meant: Array, step: Array, kept: Any, grid: Any) -> Sight:
-    return Sight(old, meant, stored_sum(old, step), kept, grid)
+def _weight_sight(old: Array, made: Array, meant: Any, kept: Any, grid: Any) -> Sight:
+    return Sight(old, made if meant is None else meant, stored_sum(old, made), kept, grid)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
