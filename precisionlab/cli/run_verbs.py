@@ -30,7 +30,13 @@ def print_result(found: "Result", columns: Sequence[str] | None) -> None:
     if found.claims:
         words = {True: "held", False: "not held", None: "undecided"}
         rows = [
-            [terminal.mark(c.held), words[c.held], c.name, number(c.predicted), number(c.measured, c.low, c.high)]
+            [
+                "" if c.says else terminal.mark(c.held),
+                c.says or words[c.held],
+                c.name,
+                number(c.predicted),
+                number(c.measured, c.low, c.high),
+            ]
             for c in found.claims
         ]
         terminal.show_table([["", "", "claim", "predicted", "measured"], *rows])

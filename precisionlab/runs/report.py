@@ -6,6 +6,7 @@ caller; this module knows no experiment.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,19 @@ def report_page(
 
 def _claim(claim: Claim) -> dict[str, str]:
     kind, sign, outcome = _OUTCOMES[None if claim.held is None else bool(claim.held)]
+    if claim.says:  # nobody's prediction failed who only lost to another
+        kind, sign, outcome = "sides", "", claim.says
     measured = number(claim.measured, claim.low, claim.high)
     words = {"name": claim.name, "predicted": number(claim.predicted), "measured": measured}
     return {"kind": kind, "mark": sign, "outcome": outcome, **words}
 
 
 def _tally(claims: Sequence[Claim]) -> str:
-    counts = [sum(claim.held is None if held is None else claim.held == held for claim in claims) for held in _OUTCOMES]
-    return f"Of {len(claims)} claims {counts[0]} held, {counts[1]} did not, and {counts[2]} stayed undecided."
+    alone, sides = [claim for claim in claims if not claim.says], Counter(claim.says for claim in claims if claim.says)
+    counts = [sum(claim.held is None if held is None else claim.held == held for claim in alone) for held in _OUTCOMES]
+    told = f"Of {len(alone)} claims {counts[0]} held, {counts[1]} did not, and {counts[2]} stayed undecided."
+    between = ", ".join(f"{count} say {says}" for says, count in sorted(sides.items()))
+    return f"{told} Of {sides.total()} with a prediction of each side {between}." if sides else told
 
 
 def _is_number(text: str) -> bool:

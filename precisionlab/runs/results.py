@@ -26,7 +26,9 @@ class Claim(NamedTuple):
         measured: the estimate over the seeds.
         low: lower end of the interval of `measured`; NaN where one seed allows none.
         high: upper end.
-        held: whether the interval supports the prediction; None while it decides neither way.
+        held: whether the interval supports the prediction; None while it decides neither way, or where there are several.
+        says: where several sides predict (`predicted` names them all), the side whose prediction was measured: its name,
+            "both", "neither" or "undecided"; empty where there is one prediction.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Claim(NamedTuple):
     low: float
     high: float
     held: bool | None
+    says: str = ""
 
 
 class Labelled(NamedTuple):
@@ -60,7 +63,8 @@ class Result:
         arrays: named arrays over those axes.
         rows: the table to print, one mapping a row; a quantity `x` may have `x_low` and `x_high` beside it.
         claims: predictions beside measurements.
-        verdict: the answer, in one sentence.
+        verdict: the answer, in a few sentences.
+        decided: the answer for programs, as JSON-able values, where there is more to it than sentences; see `to_json_object`.
         provenance: versions, device, flags and git state; the store completes it.
 
     Raises:
@@ -82,6 +86,7 @@ class Result:
     claims: tuple[Claim, ...] = ()
     verdict: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every array fits its axes, and make the containers plain."""
@@ -217,7 +222,8 @@ def to_json_object(result: Result, run_folder: str | Path) -> dict[str, Any]:
         run_folder: where its run is kept.
 
     Returns:
-        A JSON-able dict with the keys experiment, run, verdict, claims and rows; see `plain` for NaN.
+        A JSON-able dict with the keys experiment, run, verdict, claims and rows, and those of `decided`, whose verdict takes
+        the place of the sentences; see `plain` for NaN.
 
     Example:
         >>> to_json_object(Result("demo", {}, {}, {}, verdict="yes"), "runs/0123456789ab")
@@ -229,4 +235,5 @@ def to_json_object(result: Result, run_folder: str | Path) -> dict[str, Any]:
         "verdict": result.verdict,
         "claims": [plain(claim._asdict()) for claim in result.claims],
         "rows": [plain(row) for row in result.rows],
+        **plain(result.decided),
     }

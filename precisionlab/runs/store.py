@@ -130,6 +130,7 @@ def finish(run: Run, result: Result) -> None:
             "rows": result.rows,
             "claims": [claim._asdict() for claim in result.claims],
             "verdict": result.verdict,
+            "decided": result.decided,
             "provenance": {**run.record["provenance"], **result.provenance},
         },
     )
@@ -159,6 +160,7 @@ def load_result(run: Run) -> Result:
             claims=tuple(Claim(**claim) for claim in stored["claims"]),
             verdict=stored["verdict"],
             provenance=stored["provenance"],
+            decided=stored.get("decided", {}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(run.folder, "result.json does not hold a result") from error

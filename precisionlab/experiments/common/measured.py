@@ -11,7 +11,7 @@ from precisionlab.runs.results import Claim, Labelled
 
 __all__ = ["MEASUREMENTS", "Finding", "Measured", "on_other_data", "taken_apart"]
 
-MEASUREMENTS = ("theorem", "census", "extents", "ring", "stagnation", "repair", "dimension", "margins")
+MEASUREMENTS = ("theorem", "census", "extents", "ring", "stagnation", "repair", "floor", "margins", "directions", "planted")
 """Each measurement's arrays and axes begin with its name."""
 
 _DATA = ("", "digits", "generic")
@@ -35,8 +35,9 @@ class Finding(NamedTuple):
     Attributes:
         row: its number in the table of predictions.
         loss: "square" or "cross_entropy".
-        geometry: what follows if the manifold of minima is there in real arithmetic.
-        representation: what follows if it comes from what the format can represent; None where nothing follows.
+        geometry: what follows if the manifold of minima is there in real arithmetic; or, where that is no question between the
+            two sides, the one prediction there is.
+        representation: what follows if it comes from what the format can represent; None where there is one prediction.
         p: the p value of the measurement if the hypothesis whose claim fails were true; NaN where neither fails or no test is
         made.
     """

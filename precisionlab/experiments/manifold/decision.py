@@ -1,150 +1,161 @@
-"""The decision table: what the rows say together, by rules that were fixed before anything was measured.
+"""The decision: of the directions that are flat in a format, which share is flat in real arithmetic?
 
-A finding speaks for a hypothesis if what that hypothesis predicts was measured, what the other predicts was not, and the
-chance of such a measurement under the other is small after Holm's correction over all findings of the loss that are tested. A
-row of the table may have several findings: other data, other formats, other numbers of points. It speaks if all of them that
-are tested speak alike and no untested one contradicts. Everything else is silence. Then, in this order:
+Fixed before anything was measured. In a world, at a number of bits, three counts are taken by one instrument (`pushes`): the
+directions that are flat under nearest rounding, in float64, and in the same format without stagnation (stochastic rounding).
+Two shares follow for each seed, of what is flat in the format:
 
-    invalid           the positive control was not seen: the measurements could not have shown what they look for
-    undecided         rows speak for both, or fewer than two thirds of the rows speak
-    representation    all that speak say that the flat set comes from the format
-    geometry          all that speak say that it is there in real arithmetic, and no format adds flat directions to it
-    mixture           the same, and some formats add flat directions of their own: soft ones, which they cannot see
+    in real arithmetic      flat in float64 / flat in the format
+    without stagnation      flat under stochastic rounding / flat in the format
+
+Geometry predicts 1 for both, representation 0. An answer needs both, on all data:
+
+    geometry          the medians are at least 0.9
+    representation    the medians are at most 0.1
+    mixture           the medians are between
+    undecided         all else: medians not known well enough, shares that disagree, weights that do not rest in the format, or
+                      nothing that is flat there
+
+A median is where its interval is (`runs.inference.median_interval`, five percent on each side): with 16 seeds the 5th and the
+12th of them in order, so that four seeds may be anything. A seed whose weights do not rest in the format, or with nothing flat,
+has no share, and counts as any. The chance that all shares are on the right side of a bound by luck is that of the least sure
+one: the answer needs every one of them, so nothing has to be corrected for their number.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from precisionlab.experiments.common.measured import Finding
-from precisionlab.runs.inference import holm
+import numpy as np
 
-__all__ = ["ALPHA", "QUORUM", "VERDICTS", "Decision", "Said", "decide"]
+from precisionlab.runs.inference import median_interval, sign_test
 
-ALPHA = 0.05
-"""The chance at which some row may speak wrongly, all rows of a loss together."""
+__all__ = ["ANSWERS", "HARDLY", "MOSTLY", "REFERENCES", "Decision", "Share", "decide", "shares"]
 
-QUORUM = 2 / 3
-"""The share of the rows that must speak."""
+MOSTLY = 0.9
+"""The share that is as good as all."""
 
-VERDICTS = ("invalid", "undecided", "representation", "geometry", "mixture")
+HARDLY = 0.1
+"""The share that is as good as nothing."""
+
+ANSWERS = ("geometry", "representation", "mixture", "undecided")
+
+REFERENCES = ("in real arithmetic", "without stagnation")
+"""What a format's count is compared with."""
 
 
-class Said(NamedTuple):
-    """What one row says.
+class Share(NamedTuple):
+    """A share over the seeds.
 
     Attributes:
-        row: its number.
-        speaks_for: "geometry", "representation", or "nothing".
-        findings: how many it has.
-        p: the largest p value among those tested, after Holm's correction; NaN without a test.
-        why: what kept it silent, the name of a claim; empty if it speaks.
+        median: over the seeds that have one; NaN if none has.
+        low: lower end of its interval.
+        high: upper end.
+        seeds: how many seeds there are.
+        missing: how many of them have no share.
+        answer: what it says by itself.
+        p: the sign test's, against a share on the bound of that answer, the nearer one of a mixture; 1 where undecided.
+        values: (seeds,) the shares themselves.
     """
 
-    row: int
-    speaks_for: str
-    findings: int
+    median: float
+    low: float
+    high: float
+    seeds: int
+    missing: int
+    answer: str
+    p: float
+    values: np.ndarray
+
+
+class Decision(NamedTuple):
+    """What is concluded of one world.
+
+    Attributes:
+        world: its name.
+        answer: one of `ANSWERS`.
+        shares: by what was compared, on which data.
+        p: of the least sure share; 1 where undecided.
+        why: why it is undecided, in a few words; else empty.
+    """
+
+    world: str
+    answer: str
+    shares: Mapping[str, Share]
     p: float
     why: str
 
 
-class Decision(NamedTuple):
-    """A verdict for one loss.
-
-    Attributes:
-        loss: "square" or "cross_entropy".
-        verdict: one of `VERDICTS`.
-        rows: what each row says.
-        sentence: why, in one sentence.
-    """
-
-    loss: str
-    verdict: str
-    rows: tuple[Said, ...]
-    sentence: str
-
-
-def decide(
-    loss: str,
-    findings: Sequence[Finding],
-    *,
-    control: bool | None,
-    shares: Mapping[str, tuple[float, float, float]] = {},
-) -> Decision:
-    """Apply the table to the findings of one loss.
+def shares(flat: Any, rests: Any, reference: Any, reference_rests: Any) -> np.ndarray:
+    """The share of a format's flat directions that are flat in a reference.
 
     Args:
-        loss: which.
-        findings: of any losses; those of others are left out.
-        control: whether the positive control was seen; None if it decided neither way, which is as bad.
-        shares: by format, the directions that are flat there beyond those that are flat in real arithmetic: mean, and the ends
-            of its interval over the seeds.
+        flat: (seeds,) directions flat in the format.
+        rests: (seeds,) whether the weights rest there.
+        reference: (seeds,) directions flat in the other arithmetic.
+        reference_rests: (seeds,) whether they rest in it; where they do not, none of its directions is flat.
 
-    Raises:
-        ValueError: if there is no finding for this loss.
+    Returns:
+        (seeds,); NaN where the weights do not rest in the format, or less than one direction is flat there.
 
     Example:
-        >>> from precisionlab.runs.results import Claim
-        >>> held, failed = Claim("slope", 2.0, 2.0, 1.9, 2.1, True), Claim("slope", 0.0, 2.0, 1.9, 2.1, False)
-        >>> findings = [Finding(row, "square", held, failed, 1e-6) for row in (1, 2, 3)]
-        >>> decide("square", findings, control=True).verdict, decide("square", findings, control=False).verdict
-        ('geometry', 'invalid')
+        >>> shares([37, 37, 37, 0], [True, True, False, True], [36, 40, 36, 0], [True, False, True, True]).round(3).tolist()
+        [0.973, 0.0, nan, nan]
     """
-    ours = [finding for finding in findings if finding.loss == loss]
-    if not ours:
-        raise ValueError(f'decide: there is no finding for the loss "{loss}"; give at least one.')
-    rows = _what_rows_say(ours)
-    spoken = [said.speaks_for for said in rows if said.speaks_for != "nothing"]
-    here, theirs = spoken.count("geometry"), spoken.count("representation")
-    told = f"of {len(rows)} rows {here} speak for geometry, {theirs} for representation"
-    added = {name: share for name, share in shares.items() if share[1] > 0}
-    if not control:
-        verdict, why = "invalid", "the positive control was not seen, so nothing follows from what else was"
-    elif len(set(spoken)) == 2:
-        verdict, why = "undecided", f"the rows disagree: {told}"
-    elif len(spoken) < QUORUM * len(rows):
-        verdict, why = "undecided", f"{told}, and two thirds must speak"
-    elif spoken[0] == "representation":
-        verdict, why = "representation", told
-    elif added:
-        verdict = "mixture"
-        why = f"{told}; beyond the manifold formats are blind to soft directions, on average {_listed(added)}"
-    else:
-        verdict, why = "geometry", f"{told}, and no format adds flat directions"
-    return Decision(loss, verdict, rows, f"{loss.replace('_', '-')} loss: {verdict}; {why}.")
+    here, there = np.asarray(flat, np.float64), np.where(reference_rests, reference, 0.0)
+    known = np.asarray(rests, bool) & (here >= 1)
+    return np.where(known, there / np.where(known, here, 1.0), np.nan)
 
 
-def _what_rows_say(findings: Sequence[Finding]) -> tuple[Said, ...]:
-    tested = [finding for finding in findings if finding.representation is not None and not math.isnan(finding.p)]
-    corrected = dict(zip(map(id, tested), holm([finding.p for finding in tested]), strict=True)) if tested else {}
-    rows = []
-    for row in sorted({finding.row for finding in findings}):
-        mine = [finding for finding in findings if finding.row == row]
-        p = max((float(corrected[id(finding)]) for finding in mine if id(finding) in corrected), default=math.nan)
-        said = {id(finding): _speaks(finding, corrected.get(id(finding))) for finding in mine}
-        voices = {voice for voice in said.values() if voice != "untested"}
-        speaks, why = (voices.pop(), "") if len(voices) == 1 else ("nothing", "its findings disagree" if voices else "no test")
-        silent = next((finding for finding in mine if said[id(finding)] == "nothing"), None)
-        against = next(
-            (finding for finding in mine if said[id(finding)] == "untested" and finding.geometry.held is False), None
-        )
-        if silent is not None:
-            speaks, why = "nothing", silent.geometry.name
-        elif against is not None and speaks == "geometry":
-            speaks, why = "nothing", against.geometry.name
-        rows.append(Said(row, speaks, len(mine), p, why))
-    return tuple(rows)
+def decide(world: str, samples: Mapping[str, Any]) -> Decision:
+    """Apply the rule.
+
+    Args:
+        world: its name.
+        samples: by what was compared, the shares of all seeds (seeds,).
+
+    Raises:
+        ValueError: if nothing is given.
+
+    Example:
+        >>> decide("square", {"in real arithmetic": [0.97] * 16, "without stagnation": [0.98] * 16}).answer
+        'geometry'
+        >>> found = decide("square", {"in real arithmetic": [0.97] * 16, "without stagnation": [0.0] * 16})
+        >>> found.answer, found.why
+        ('undecided', 'in real arithmetic says geometry, without stagnation says representation')
+    """
+    if not samples:
+        raise ValueError(f'decide: there is no share of the world "{world}"; give at least one.')
+    found = {name: _judged(np.asarray(values, np.float64)) for name, values in samples.items()}
+    answers = {share.answer for share in found.values()}
+    answer, why = "undecided", ""
+    if len(answers) == 1:
+        answer = answers.pop()
+    elif "undecided" not in answers:
+        why = ", ".join(f"{name} says {share.answer}" for name, share in found.items())
+    if answer == "undecided" and not why:
+        name, share = next((name, share) for name, share in found.items() if share.answer == "undecided")
+        why = _doubt(name, share)
+    p = max(share.p for share in found.values()) if answer != "undecided" else 1.0
+    return Decision(world, answer, found, p, why)
 
 
-def _speaks(finding: Finding, p: float | None) -> str:
-    if p is None or finding.representation is None:
-        return "untested"
-    if p < ALPHA and finding.geometry.held and finding.representation.held is False:
-        return "geometry"
-    if p < ALPHA and finding.representation.held and finding.geometry.held is False:
-        return "representation"
-    return "nothing"
+def _judged(values: np.ndarray) -> Share:
+    low, high = median_interval(values)
+    known = values[np.isfinite(values)]
+    answer, p = "undecided", 1.0
+    if low >= MOSTLY:
+        answer, p = "geometry", sign_test(values, np.nextafter(MOSTLY, 0))
+    elif high <= HARDLY:
+        answer, p = "representation", sign_test(-values, np.nextafter(-HARDLY, -1))
+    elif low > HARDLY and high < MOSTLY:
+        answer, p = "mixture", max(sign_test(values, HARDLY), sign_test(-values, -MOSTLY))
+    median = float(np.median(known)) if len(known) else math.nan
+    return Share(median, low, high, len(values), len(values) - len(known), answer, p, values)
 
 
-def _listed(shares: Mapping[str, tuple[float, float, float]]) -> str:
-    return ", ".join(f"{mean:.1f} with {name}" for name, (mean, _, _) in shares.items())
+def _doubt(name: str, share: Share) -> str:
+    if 2 * share.missing >= share.seeds:
+        return f"in {share.missing} of {share.seeds} seeds nothing rests in the format, or nothing is flat there"
+    if not math.isfinite(share.low) and not math.isfinite(share.high):
+        return f"{share.seeds - share.missing} seeds are too few"
+    return f"the share {name} is between {share.low:.2g} and {share.high:.2g}, across a bound"

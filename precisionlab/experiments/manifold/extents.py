@@ -2,10 +2,11 @@
 
 At a minimum of the net f(x) = w3 tanh(w1 x + w2) on d data points, the set of weights that one step of gradient descent leaves
 where they are has some width in each direction. With d < 3 the minima form a manifold, and with each bit of the lattice the
-width falls by a factor of 2 along a normal direction, of sqrt(2) along a straight tangent, because the manifold curves away
-from it, and not at all along the manifold itself (derived in `landscape.extents`): slopes -1, -1/2 and 0. If flatness were a
-matter of representation, it would be -1 in every direction. With more points than weights there is an isolated minimum of
-positive loss: then both say -1, everywhere.
+width falls by a factor of 2 along a normal direction, and of sqrt(2) along a straight tangent, because the manifold curves away
+from it (derived in `landscape.extents`): slopes -1 and -1/2. If flatness were a matter of representation, it would be -1 in
+every direction. With more points than weights there is an isolated minimum of positive loss: then both say -1, everywhere.
+(Along the manifold itself the width is that of the manifold at any number of bits: a walk there in float64 finds it without any
+format, so that it is not among what is measured.)
 
 The tangent is the one along which the manifold curves most. A saddle-shaped manifold also has asymptotic directions, in which
 the second derivative vanishes and the third takes over (slope -1/3); at a random tangent that happens to be near one, the slope
@@ -24,10 +25,9 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import p_of_equal
 from precisionlab.experiments.common.measured import Finding, Measured
-from precisionlab.landscape.extents import extents_along_line, extents_along_walk
+from precisionlab.landscape.extents import extents_along_line
 from precisionlab.landscape.minima import reach_minimum
 from precisionlab.landscape.spaces import split_spaces
-from precisionlab.landscape.walking import walk
 from precisionlab.numerics.formats import Format
 from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
@@ -39,7 +39,7 @@ MARGIN = 0.05
 """How far a slope may be from its prediction and still count as equal."""
 
 LATTICES = ("fixed", "floating")
-DIRECTIONS = {"normal": -1.0, "straight tangent": -0.5, "along the manifold": 0.0}
+DIRECTIONS = {"normal": -1.0, "straight tangent": -0.5}
 """The directions, and the slope that geometry predicts for each."""
 
 _BITS = (10, 13, 16, 19, 22, 25)
@@ -151,10 +151,7 @@ def _around_manifold(seed: int, d: int, grids: list[Any]) -> list[Any]:
     split = split_spaces(residuals, minimum.theta)
     normal = split.row @ random.normal(size=split.row.shape[1])
     tangent = split.null @ _most_curved(residuals, minimum.theta, split.null)
-    walked = walk(residuals, minimum.theta, tangent, _LONGEST, 64)
-    straight = [extents_along_line(loss, minimum.theta, along, grids, lr=_LR, longest=_LONGEST) for along in (normal, tangent)]
-    # A walk that lost the manifold says nothing about it.
-    return [*straight, extents_along_walk(loss, walked.points, grids, lr=_LR)] if walked.reached.all() else straight
+    return [extents_along_line(loss, minimum.theta, along, grids, lr=_LR, longest=_LONGEST) for along in (normal, tangent)]
 
 
 def _most_curved(residuals: Partial, theta: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -204,7 +201,7 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
 
     Returns:
         Findings for the manifold's directions, then one a lattice for the isolated minimum, the mean over whose eigenvectors is
-        the control: there both hypotheses predict -1.
+        the control: there, and along a normal, both hypotheses predict -1.
     """
     bits = measured.coords["extents_bits"]
     found = _slopes(bits, measured.arrays["extents_length"].values)
@@ -228,7 +225,9 @@ def _finding(name: str, samples: np.ndarray, predicted: float) -> Finding:
     test, other = tost(samples, predicted, MARGIN), tost(samples, -1.0, MARGIN)
     bounds = interval(samples)
     geometry = Claim(f"{name}: slope of log2 against bits", predicted, test.estimate, *bounds, test.equal)
-    representation = Claim(f"{name}: slope is -1 as everywhere", -1.0, other.estimate, *bounds, other.equal)
+    representation = Claim(f"{name}: slope of log2 against bits", -1.0, test.estimate, *bounds, other.equal)
+    if predicted == -1.0:
+        return Finding(2, "square", geometry, None, float("nan"))  # both sides say so
     failed = [target for target, claim in ((-1.0, other), (predicted, test)) if claim.equal is False]
     p = p_of_equal(samples, failed[0], MARGIN) if failed else float("nan")
     return Finding(2, "square", geometry, representation, p)

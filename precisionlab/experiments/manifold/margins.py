@@ -26,7 +26,7 @@ from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
 from precisionlab.numerics.formats import Format, ieee_format, stack_formats
-from precisionlab.runs.inference import one_sided, slopes, tost
+from precisionlab.runs.inference import sign_test, slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.summary import interval
 from precisionlab.stagnation.margins import FORMS, vanishing_margins
@@ -306,15 +306,16 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     least = np.where(still, values["growth"], np.inf).min(1)
     grows = Claim("growth of the norm in float64 from there (factor)", "> 1", *estimate(least), _above(least, 1.0))
     return (
-        Finding(ROW, "cross_entropy", nowhere, recedes, one_sided(found, 0.0)),
+        Finding(ROW, "cross_entropy", nowhere, recedes, sign_test(found, 0.0)),
         Finding(
             ROW,
             "cross_entropy",
             Claim(dimension, "0", *around, bool(enough and (resting == 0).all())),
             Claim(dimension, f"n = {_WEIGHTS}", *around, bool(enough and (resting == _WEIGHTS).all())),
-            one_sided(directions, 0.0),
+            sign_test(directions, 0.0),
         ),
-        Finding(ROW, "cross_entropy", true, law, np.nan),
+        Finding(ROW, "cross_entropy", true, None, np.nan),
+        Finding(ROW, "cross_entropy", law, None, np.nan),
         Finding(ROW, "cross_entropy", grows, None, np.nan),
     )
 

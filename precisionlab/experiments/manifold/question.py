@@ -3,38 +3,58 @@
 Overparameterized networks have flat minima. Y. Cooper ("The loss landscape of overparameterized neural networks", 2018)
 proves that n weights and d data points with r outputs leave a manifold of minima of dimension n - d r, in real arithmetic. N.
 Teague's essay "Global Minima: data types matter" answers that what one sees is the data type: updates below what it can
-represent are lost, so that everything around a minimum looks flat. Each hypothesis predicts what nine measurements will give,
-and they do not agree:
+represent are lost, so that everything around a minimum looks flat.
 
+The question is decided by one measurement, made inside the arithmetic (`directions`): of the directions that are flat where
+training rests in a format, which share is flat in real arithmetic, and which in the same format when no update is lost? It is
+asked in three worlds, since the answer is not the same in all: the square loss, the square loss with weight decay (the essay
+is about regularization), and cross-entropy. Planted worlds, whose answers are known, go through the same decision in every run;
+if one of them is named wrongly, the run is invalid. The rule (`decision`) and the planted worlds were fixed before.
+
+Beside it stand measurements that describe and do not decide, with what each side predicts:
+
+    theorem   in float64 rank and nullity are those of the theorem             (a check of the theorem: no format enters)
     1  census           the lattice points that fit grow by n - d bits a bit          alike for every d
-    2  extents          the frozen set shrinks by 1, 1/2, 0 bits a bit                by 1 in every direction
-    3  unfreezing       in float64 the loss falls on, in the row space                nothing happens
-    4  repair           without lost updates loss falls, rank and nullity stay        flatness disappears
-    5  spectrum         at the stagnated point: no gap, both signs                    a clean null space
-    6  ring             control: four minima that look like a ring below a known p
-    7  data             nullity falls with each data point                            it does not
-    8  bits             dimension constant, loss left over ~ 2^-2p                    dimension grows as p falls
-    9  two by two       which of stagnation and lattice alone does what low precision does
+    2  extents          the frozen set shrinks by 1 or 1/2 bits a bit                 by 1 in every direction
+    3  unfreezing       the motion in float64 lies in the row space of J              in any direction
+    4, 9 repair         what of the format costs how much of the loss: stagnation, lattice, both, neither
+    5  spectrum         where weights stagnate: no gap, both signs                    a clean null space
+    6  ring             four minima that look like a ring below a known p
+    8  floor            the loss that a format leaves ~ 2^-2p
+    10 margins          cross-entropy: the computed loss is exactly zero nowhere      on an open set that recedes by ln 2 a bit
 
-With cross-entropy there is no minimum at all, and the computed loss is exactly zero on an open set: there representation is
-right (row 10), and a procedure that could not say so would be worth nothing. What the rows say together is decided by
-`decision`, whose rules were fixed before. Seeds begin at 100, because some choices (the tube of the census, the
-tangent of the extents, when an arm counts as stagnated) were made looking at the seeds below.
+Seeds begin at 100, because some choices (the tube of the census, the tangent of the extents, when an arm counts as stagnated,
+how long a push is waited for) were made looking at the seeds below, and at those from 100 to 115.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.policy import PLACEMENTS
 from precisionlab.experiments.common.experiment import Experiment, Journal, MemoryJournal, Progress, stages
 from precisionlab.experiments.common.measured import Finding, Measured, on_other_data, taken_apart
-from precisionlab.experiments.manifold import census, dimension, extents, margins, repair, ring, stagnation, theorem
-from precisionlab.experiments.manifold.decision import Decision, decide
+from precisionlab.experiments.manifold import (
+    census,
+    directions,
+    extents,
+    floor,
+    margins,
+    planted,
+    repair,
+    ring,
+    stagnation,
+    theorem,
+)
 from precisionlab.experiments.manifold.pictures.figures import FIGURES
-from precisionlab.experiments.manifold.settings import EXPONENTS, PRECISIONS
+from precisionlab.experiments.manifold.rows import as_claims, what_rows_say
+from precisionlab.experiments.manifold.settings import PRECISIONS
+from precisionlab.experiments.manifold.verdicts import WORLDS, flat_counts, planted_answers, sentence, summary
+from precisionlab.experiments.manifold.worlds import NETWORKS
 from precisionlab.numerics.formats import FLOAT64
 from precisionlab.problems.fitting import SMOOTH
 from precisionlab.runs.configs import ConfigError, config_as_dict
@@ -42,21 +62,15 @@ from precisionlab.runs.results import Claim, Result
 
 __all__ = ["MANIFOLD", "ManifoldConfig", "judged", "run"]
 
-_LOSSES = ("square", "cross_entropy")
 _DATA = ("generic", "digits")
 _DENSE = 2000
-_CONTROL = 6
-_FOR_CERTAIN = 8
-_HALF = 0.5  # of a direction: fewer is none
 _ROWS = {
     1: "census: log2 of the lattice points that fit, against bits",
     2: "extents: size of the frozen set, against bits",
     3: "unfreezing: what float64 makes of stagnated weights",
-    4: "repair: stagnation away, format kept",
     5: "spectrum: the Hessian where updates stagnate",
-    7: "data: nullity against the number of points",
-    8: "bits: nullity and loss left over, against p",
-    9: "two by two: stagnation, lattice, both, neither",
+    6: "ring: where the format makes a manifold of four points",
+    8: "floor: the loss left over, against bits",
     10: "margins: where the computed loss is exactly zero",
 }
 
@@ -66,12 +80,16 @@ class ManifoldConfig:
     """The arms, the nets and how many of them.
 
     Attributes:
-        losses: square, cross_entropy.
+        worlds: square, square_with_decay, cross_entropy, cross_entropy_with_decay; the last is described, not decided.
         data: generic (random points), digits (scikit-learn's).
         seeds: how many; each draws data, weights and directions of its own, the same for every arm.
         first_seed: the number of the first.
+        deciding: how many seeds the deciding measurement has; 5 are the fewest that can decide.
+        bits: the significand bits at which it decides, beside those of `described`.
+        described: further significand bits at which directions are counted.
+        free: significand bits at which they are counted without lost updates too, `bits` among them.
+        dial: -log2(lr mu) in the worlds with decay: the bits below which no weight can follow it.
         precisions: significand bits of the float arms.
-        exponents: their exponent bits, where the range varies.
         repaired: significand bits of the repair and the two by two; with many, training ends where the steps do.
         placements: what is rounded: weights first, then gradients (and weights), all (arithmetic too).
         others: whether named formats, fixed point and rounding toward zero are arms of the unfreezing too.
@@ -88,12 +106,16 @@ class ManifoldConfig:
         ValueError: for what is unknown, out of range, or makes no sense together.
     """
 
-    losses: tuple[str, ...] = _LOSSES
+    worlds: tuple[str, ...] = NETWORKS
     data: tuple[str, ...] = _DATA
     seeds: int = 16
     first_seed: int = 100
+    deciding: int = 16
+    bits: int = directions.BITS
+    described: tuple[int, ...] = (5, 11)
+    free: tuple[int, ...] = (directions.BITS,)
+    dial: float = 9.0
     precisions: tuple[int, ...] = PRECISIONS
-    exponents: tuple[int, ...] = EXPONENTS
     repaired: tuple[int, ...] = (4, 6, 10)
     placements: tuple[str, ...] = ("weights", "gradients", "all")
     others: bool = True
@@ -110,7 +132,7 @@ class ManifoldConfig:
         """Refuse what cannot be run, before anything is."""
         nets = (*theorem.SMOOTH, *theorem.CONTROLS)
         known = (
-            ("losses", _LOSSES),
+            ("worlds", NETWORKS),
             ("data", _DATA),
             ("placements", tuple(PLACEMENTS)),
             ("nets", nets),
@@ -132,13 +154,24 @@ class ManifoldConfig:
             raise ValueError(f"forms are {self.forms}; log_softmax must be among them, it is the one that is trained.")
         if self.placements[0] != "weights":
             raise ValueError(f"placements begin with {self.placements[0]}; weights come first, the spectra are taken there.")
-        for field, low, high in (("seeds", 1, 10**4), ("first_seed", 0, 10**9), ("points", 3, 64), ("inputs", 1, 64)):
+        for field, low, high in (
+            ("seeds", 1, 10**4),
+            ("deciding", 1, 10**4),
+            ("first_seed", 0, 10**9),
+            ("bits", 3, 24),
+            ("dial", 2, 12),
+            ("points", 3, 64),
+            ("inputs", 1, 64),
+        ):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field} is {getattr(self, field)}; allowed are {low} to {high}.")
-        for field, low, high in (("precisions", 3, 53), ("exponents", 5, 11), ("repaired", 3, 53)):
+        for field, low, high in (("precisions", 3, 53), ("repaired", 3, 53), ("described", 3, 24), ("free", 3, 24)):
             given = getattr(self, field)
-            if not given or list(given) != sorted(set(given)) or given[0] < low or given[-1] > high:
+            none = not given and field != "described"
+            if none or list(given) != sorted(set(given)) or any(not low <= p <= high for p in given):
                 raise ValueError(f"{field} are {given}; give ascending whole numbers from {low} to {high}.")
+        if self.bits not in self.free:
+            raise ValueError(f"free is {self.free}; bits={self.bits} must be among them, where the question is decided.")
         if len(self.precisions) < 3:
             raise ValueError(f"precisions are {self.precisions}; slopes need three or more.")
         if self.hidden <= self.points:
@@ -165,48 +198,60 @@ def run(config: ManifoldConfig, *, journal: Journal | None = None, progress: Pro
 
     Returns:
         A `Result` with the arrays of all measurements (those on digits begin with "digits_"), the claims of both hypotheses for
-        each finding, the rows of the decision table, and a verdict for each loss.
+        each finding, the rows of the table, and an answer for each world.
     """
     if not isinstance(config, ManifoldConfig):
         raise ConfigError(f"manifold: expected a ManifoldConfig; got {config!r}.")
     found = stages(_stages(config, progress), journal=MemoryJournal() if journal is None else journal, progress=progress)
-    decisions, claims = judged(found, config.losses)
-    few = "" if config.seeds >= _FOR_CERTAIN else f" ({config.seeds} seeds cannot decide: a sign test needs 8 or more here.)"
+    concluded = judged(found, config.bits)
     return Result(
         experiment="manifold",
         config=config_as_dict(config),
         coords=found.coords,
         arrays=found.arrays,
-        rows=tuple(_rows(decisions)),
-        claims=claims,
-        verdict=" ".join(decision.sentence for decision in decisions) + few,
+        rows=concluded.rows,
+        claims=concluded.claims,
+        verdict=concluded.verdict,
+        decided=concluded.decided,
     )
 
 
 def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Callable[[], Measured]]:
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    net = {"inputs": config.inputs, "hidden": config.hidden, "activation": config.activation}
+    deciding = range(config.first_seed, config.first_seed + config.deciding)
+    net = {"inputs": config.inputs, "hidden": config.hidden, "activation": config.activation, "points": config.points}
     bits = config.precisions
     narrow = tuple(p for p in bits if p < FLOAT64.precision)  # nobody can go on in float64 from where that stagnated
-    work: dict[str, Callable[..., Measured]] = {}
-    if "square" in config.losses:
+    counted = {
+        **net,
+        "dial": config.dial,
+        "worlds": config.worlds,
+        "bits": tuple(sorted({config.bits, *config.described})),
+        "free_bits": config.free,
+    }
+    work: dict[str, Callable[..., Measured]] = {"planted": partial(directions.measure_planted, deciding, bits=config.bits)}
+    for data in config.data:
+        measure = partial(directions.measure, deciding, data=data, **counted)
+        work[f"directions, {data}"] = partial(_measured_on, _other(config, data), measure)
+    if "square" in config.worlds:
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
         work["census"] = partial(census.measure, seeds, coarser=config.coarser)
         work["extents"] = partial(extents.measure, seeds)
         work["ring"] = partial(ring.measure, seeds)
         for data in config.data:
-            on = {"data": data, **net}
-            other = "" if data == config.data[0] else data
-            arms = {"placements": config.placements, "others": config.others}
-            trained = {**on, "points": config.points, "steps": config.steps}
-            counted = {**on, "points": range(config.points - 3, config.points + 2), "precisions": bits}
+            trained = {"data": data, **net, "steps": config.steps}
             for name, measure in (
-                ("stagnation", partial(stagnation.measure, precisions=narrow, **arms, **trained)),
+                (
+                    "stagnation",
+                    partial(
+                        stagnation.measure, precisions=narrow, placements=config.placements, others=config.others, **trained
+                    ),
+                ),
                 ("repair", partial(repair.measure, precisions=config.repaired, **trained)),
-                ("dimension", partial(dimension.measure, exponents=config.exponents, steps=2 * config.steps, **counted)),
+                ("floor", partial(floor.measure, data=data, **net, steps=2 * config.steps)),
             ):
-                work[f"{name}, {data}"] = partial(_measured_on, other, partial(measure, seeds))
-    if "cross_entropy" in config.losses:
+                work[f"{name}, {data}"] = partial(_measured_on, _other(config, data), partial(measure, seeds))
+    if "cross_entropy" in config.worlds:
         work["margins"] = partial(margins.measure, seeds, forms=config.forms)
 
     def tell(name: str) -> Callable[[str, float], None]:
@@ -215,49 +260,69 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     return {name: partial(measure, progress=tell(name)) for name, measure in work.items()}
 
 
+def _other(config: ManifoldConfig, data: str) -> str:
+    return "" if data == config.data[0] else data
+
+
 def _measured_on(data: str, measure: Callable[..., Measured], *, progress: Any) -> Measured:
     return on_other_data(measure(progress=progress), data)
 
 
-def judged(found: Measured, losses: tuple[str, ...] = _LOSSES) -> tuple[tuple[Decision, ...], tuple[Claim, ...]]:
+class Concluded(NamedTuple):
+    """What follows from the arrays of a run.
+
+    Attributes:
+        rows: of the table: what decides first, then what describes.
+        claims: predictions beside measurements.
+        verdict: the answer, in sentences.
+        decided: `verdict` by world (answer and sentence), `planted`, and whether the run is `valid`.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    claims: tuple[Claim, ...]
+    verdict: str
+    decided: dict[str, Any]
+
+
+def judged(found: Measured, bits: int = directions.BITS) -> Concluded:
     """What follows from stored arrays, and from nothing else.
 
     Args:
         found: the arrays of a run.
-        losses: which to decide.
-
-    Returns:
-        A decision for each loss, and all claims.
+        bits: at which the question is decided.
     """
     parts = taken_apart(found)
+    counts = {data: part for (name, data), part in parts.items() if name == "directions"}
+    answers = directions.decisions(counts, "directions", bits) if counts else {}
+    sentences = {world: sentence(answer, list(counts.values()), bits) for world, answer in answers.items()}
+    known = planted_answers(
+        directions.decisions({"": parts["planted", ""]}, "planted", bits) if ("planted", "") in parts else {}, planted.EXPECTED
+    )
+    valid = bool(known) and all(item["answer"] == item["expected"] for item in known)
+    claims = [_told("", data, claim) for data, part in counts.items() for claim in directions.claims(part)]
     findings: list[tuple[str, Finding]] = []
-    claims: list[Claim] = []
-    shares: dict[str, tuple[float, float, float]] = {}
-    control = None
     for (name, data), part in parts.items():
-        if name == "theorem":
-            claims += theorem.claims(part)
-            continue
-        findings += [(data, finding) for finding in _JUDGES[name](part)]
-        if name == "ring":
-            control = ring.control_seen(part)
-        elif name == "dimension":
-            ours = {f"{fmt} on {data}" if data else fmt: share for fmt, share in dimension.shares(part).items()}
-            claims += [_share(fmt, share) for fmt, share in ours.items()]
-            shares |= ours
-        elif name == "repair":
-            claims += [_told("cause", data, claim) for claim in repair.causes(part)]
-            claims += [_told("repair", data, claim) for claim in repair.repairs(part)]
-    for data, finding in sorted(findings, key=lambda pair: pair[1].row):
-        for side, claim in (("geometry", finding.geometry), ("representation", finding.representation)):
-            if claim is not None:
-                claims.append(_told(f"{finding.row} {side}", data, claim))
-    tested = [finding for _, finding in findings if finding.row != _CONTROL]
-    decisions = [
-        decide(loss, tested, control=control if loss == "square" else True, shares=shares if loss == "square" else {})
-        for loss in losses
+        if name in _CLAIMS:
+            claims += [_told(group, data, claim) for group, made in _CLAIMS[name].items() for claim in made(part)]
+        if name in _JUDGES:
+            findings += [(data, finding) for finding in _JUDGES[name](part)]
+    claims += [
+        _told(f"{finding.row}", data, claim) for data, finding in sorted(findings, key=_by_row) for claim in as_claims(finding)
     ]
-    return tuple(decisions), tuple(claims)
+    return Concluded(
+        rows=(*_deciding_rows(answers, counts, bits), *_describing_rows([finding for _, finding in findings])),
+        claims=tuple(claims),
+        verdict=summary({world: answers[world] for world in WORLDS if world in answers}, sentences, known),
+        decided={
+            "verdict": {
+                world: {"answer": answers[world].answer if valid else "undecided", "sentence": sentences[world]}
+                for world in WORLDS
+                if world in answers
+            },
+            "planted": known,
+            "valid": valid,
+        },
+    )
 
 
 _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
@@ -265,37 +330,50 @@ _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
     "extents": extents.judge,
     "ring": ring.judge,
     "stagnation": stagnation.judge,
-    "repair": repair.judge,
-    "dimension": dimension.judge,
+    "floor": floor.judge,
     "margins": margins.judge,
+}
+_CLAIMS: Mapping[str, Mapping[str, Callable[[Measured], tuple[Claim, ...]]]] = {
+    "theorem": {"": theorem.claims},
+    "repair": {"cause": repair.causes, "repair": repair.repairs},
 }
 
 
-def _share(fmt: str, share: tuple[float, float, float]) -> Claim:
-    """What a format adds to the flat directions: nothing, were geometry all there is."""
-    mean, low, high = share
-    held = False if low > 0 else True if high < _HALF else None
-    return Claim(f"share: directions flat with {fmt} beyond n - d r", 0, mean, low, high, held)
+def _by_row(pair: tuple[str, Finding]) -> int:
+    return pair[1].row
 
 
-def _told(side: str, data: str, claim: Claim) -> Claim:
-    return claim._replace(name=f"{side}{f', {data}' if data else ''}: {claim.name}")
+def _told(group: str, data: str, claim: Claim) -> Claim:
+    before = ", ".join(word for word in (group, data) if word)
+    return claim._replace(name=f"{before}: {claim.name}") if before else claim
 
 
-def _rows(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
+def _deciding_rows(answers: Mapping[str, Any], counts: Mapping[str, Measured], bits: int) -> list[dict[str, Any]]:
     return [
         {
-            "loss": decision.loss,
-            "row": said.row,
-            "measurement": _ROWS.get(said.row, ""),
-            "speaks_for": said.speaks_for,
-            "findings": said.findings,
-            "p": said.p,
-            "silent_because": said.why,
+            "loss": world,
+            "row": "deciding",
+            "measurement": f"directions flat with {bits} bits, in float64, and with {bits} bits when no update is lost",
+            "speaks_for": answer.answer,
+            "findings": len(answer.shares),
+            "p": answer.p,
+            "silent_because": answer.why,
+            **{
+                name: float(np.median(np.concatenate([flat_counts(part, world, bits, arm) for part in counts.values()])))
+                for name, arm in (("flat", "nearest"), ("flat_in_float64", "real"), ("flat_without_loss", "free"))
+            },
         }
-        for decision in decisions
-        for said in decision.rows
+        for world, answer in answers.items()
     ]
+
+
+def _describing_rows(findings: list[Finding]) -> list[dict[str, Any]]:
+    rows = []
+    for loss in ("square", "cross_entropy"):
+        for said in what_rows_say([finding for finding in findings if finding.loss == loss]):
+            row = {"loss": loss, "row": said.row, "measurement": _ROWS[said.row], "speaks_for": said.speaks_for}
+            rows.append({**row, "findings": said.findings, "p": said.p, "silent_because": said.why})
+    return rows
 
 
 MANIFOLD = Experiment(
@@ -303,11 +381,12 @@ MANIFOLD = Experiment(
     question="Does the flat manifold of minima come from geometry, or from what the number format can represent?",
     config=ManifoldConfig,
     quick={
-        "data": ("generic",), "seeds": 4, "precisions": (4, 6, 8, 11, 24), "exponents": (8,), "repaired": (4, 8),
+        "data": ("generic",), "seeds": 4, "deciding": 8, "described": (), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
+        "worlds": ("square", "square_with_decay", "cross_entropy"),
         "placements": ("weights",), "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
         "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
-    full={"seeds": 64, "repaired": (3, 4, 5, 6, 8, 10, 11)},
+    full={"seeds": 64, "deciding": 64, "described": (5, 11, 14), "free": (8, 11), "repaired": (3, 4, 5, 6, 8, 10, 11)},
     run=run,
     columns=("loss", "row", "measurement", "speaks_for", "findings", "p", "silent_because"),
     figures=FIGURES,

@@ -1,8 +1,9 @@
-"""Rows 4 and 9: take stagnation away and keep the format; then take each away alone.
+"""Rows 4 and 9: take stagnation away and keep the format; then take each away alone. Which part of a format costs what?
 
-Stochastic rounding and compensated (Kahan) weights keep every weight a p-bit number, yet lose no update for good. If flatness
-came from lost updates it would go with them. In real arithmetic d r directions are steep and n - d r are flat whatever rounds.
-Master weights (p-bit copies of float64 weights) repair it too, but not within the format: they are measured beside these.
+Stochastic rounding keeps every weight a p-bit number and loses no update on average; it is the lattice with noise, not the
+lattice alone. Compensated (Kahan) weights lose none either, and carry a second number of p bits for it. Master weights (p-bit
+copies of float64 weights) repair it too, but not within the format: they are measured beside these. What becomes of flatness
+itself without lost updates is counted in `directions`.
 
 The causal two by two asks which part of a format makes what one sees in it:
 
@@ -17,9 +18,6 @@ arithmetic differs between cells). Direction k counts as flat in a cell if the w
 u> / <u, u> < 1/2 (of stochastic rounding, in the mean over draws). In exact arithmetic that leaves the n - d r directions with
 lambda = 0; a format adds soft ones: about the N_p - (n - d r) of `landscape.flatness`, at most three fewer, because a pull of
 which the larger entries land is half taken up.
-
-Trap: the nullity of J is at least n - d r at any point, so that alone it shows little. It is taken at a zero of the loss that
-is reached from where the arm ended, and a seed without one does not count as agreeing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,10 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab.experiments.common.claiming import above, against, agreement, below, equal, finding
-from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.claiming import above, below, equal
+from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold.arms import train_arms, train_masked, visible
-from precisionlab.experiments.manifold.settings import Setting, exact_minima, float_arms, make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.settings import Setting, float_arms, make_fits, residuals_of, setting
 from precisionlab.landscape import jacobian, jacobian_spectrum, rank
 from precisionlab.landscape.flatness import flat_dimension
 from precisionlab.landscape.vectors import in_float64
@@ -42,7 +40,7 @@ from precisionlab.numerics.modes import stochastic
 from precisionlab.numerics.rounding import round_to
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["ARMS", "CELLS", "REPAIRS", "causes", "judge", "measure", "repairs"]
+__all__ = ["ARMS", "CELLS", "REPAIRS", "causes", "measure", "repairs"]
 
 CELLS = ("neither", "stagnation", "lattice", "both")
 REPAIRS = ("lattice", "kahan", "master")
@@ -79,8 +77,7 @@ def measure(
         progress: called with a few words and the share that is done.
 
     Returns:
-        Over (repair_arm, repair_format, seed): `repair_loss`, `repair_nullity` of J at the zero of the loss reached from there
-        (NaN if none was) and `repair_distance` to it. Over (repair_cell, repair_format, seed): `repair_flat`. Over
+        Over (repair_arm, repair_format, seed): `repair_loss`. Over (repair_cell, repair_format, seed): `repair_flat`. Over
         (repair_format, seed): `repair_predicted`, N_p. `repair_size` is n, `repair_constraints` d r.
 
     Raises:
@@ -100,24 +97,15 @@ def measure(
         "master": lambda: train_arms(given, formats, rounding="master", steps=steps),
     }
     shape = (len(formats), len(seeds))
-    losses, thetas = [], []
+    losses = []
     for number, arm in enumerate(ARMS):
         tell(f"repair: {arm}", 0.1 + 0.7 * number / len(ARMS))
-        made = runs[arm]()
-        losses.append(np.broadcast_to(made.loss, shape))
-        thetas.append(np.broadcast_to(made.theta, (*shape, given.n)))
-    theta = np.stack(thetas)
-    minima = exact_minima(given.residuals, theta)
-    ranks = np.stack(
-        [rank(jacobian_spectrum(residuals_of(given.residuals, s), minima.theta[..., s, :])) for s in range(len(seeds))], axis=-1
-    )
+        losses.append(np.broadcast_to(runs[arm]().loss, shape))
     tell("repair: flat directions", 0.9)
     flat, predicted = _flat_directions(given, list(formats.values()), draws)
     arm_format_seed = ("repair_arm", "repair_format", "seed")
     arrays = {
         "repair_loss": Labelled(arm_format_seed, np.stack(losses)),
-        "repair_nullity": Labelled(arm_format_seed, np.where(minima.reached, given.n - ranks, np.nan)),
-        "repair_distance": Labelled(arm_format_seed, np.linalg.norm(minima.theta - theta, axis=-1)),
         "repair_flat": Labelled(("repair_cell", *arm_format_seed[1:]), flat),
         "repair_predicted": Labelled(arm_format_seed[1:], predicted),
         "repair_size": Labelled((), np.array(given.n)),
@@ -166,42 +154,6 @@ def _taken(theta: Any, pulls: Any, key: Any, fmt: Format, draws: int) -> Any:
             jnp.mean(jax.vmap(drawn)(jax.random.split(key, draws)), axis=0),
             share(round_to(stored[None, :] + pulls, fmt) - stored[None, :]),
         ]
-    )
-
-
-def judge(measured: Measured) -> tuple[Finding, ...]:
-    """Do n - d r directions stay flat when stagnation goes, and when the lattice goes with it?
-
-    Args:
-        measured: what `measure` returned.
-
-    Returns:
-        A finding of row 4 and one of row 9; what causes what the format adds, which neither hypothesis is about, is in
-        `causes`.
-    """
-    arrays = {name.removeprefix("repair_"): array.values for name, array in measured.arrays.items()}
-    flat = int(arrays["size"]) - int(arrays["constraints"])
-    repaired = [ARMS.index("lattice"), ARMS.index("kahan")]
-    nullity, loss = arrays["nullity"][repaired], arrays["loss"]
-    fell = (loss[repaired] < loss[ARMS.index("both")][None]).all(axis=(0, 1))
-    stay, gone = (nullity == flat).all(axis=(0, 1)), (nullity == 0).all(axis=(0, 1))
-    neither = arrays["flat"][CELLS.index("neither")]
-    here, nowhere = (neither == flat).all(axis=0), (neither == 0).all(axis=0)
-    return (
-        finding(
-            4,
-            agreement(f"stochastic rounding and Kahan lower the loss and n - d r = {flat} directions stay flat", fell & stay),
-            agreement("stochastic rounding and Kahan make flatness disappear", gone),
-            against(fell & stay),
-            against(gone),
-        ),
-        finding(
-            9,
-            agreement(f"without stagnation and lattice n - d r = {flat} directions are flat", here),
-            agreement("without stagnation and lattice no direction is flat", nowhere),
-            against(here),
-            against(nowhere),
-        ),
     )
 
 

@@ -1,8 +1,9 @@
 """Rows 3 and 5: what lies beneath a stagnated net? Nothing, or a minimum that its format could not go on to.
 
 Every arm descends in its format until no update lands (`arms.train_arms`). Then the same weights, now float64, descend on with
-the same step size. At a minimum that only the format makes, nothing would happen. If the minima are there in real arithmetic,
-the loss falls by orders of magnitude, and the net moves in the row space of J: a gradient is J^T r and points nowhere else,
+the same step size. That the loss then falls by orders of magnitude tells nothing of the two sides: where only the format makes
+a manifold (`ring`) it does too, and the essay says so. If the minima are there in real arithmetic, the net moves in the row
+space of J: a gradient is J^T r and points nowhere else,
 and the manifold is so nearly straight on the way that the row space at the end, of d r dimensions, still holds nearly all of
 the motion (what it does not hold grows as the square of the length: rounding toward zero to three bits leads farthest away,
 and leaves up to a third). Of a motion in no preferred direction it would hold d r / n.
@@ -46,8 +47,8 @@ from precisionlab.experiments.manifold.settings import (
 )
 from precisionlab.landscape import hessian_spectrum, jacobian, jacobian_spectrum, rank, split_spaces
 from precisionlab.numerics.formats import FORMATS
-from precisionlab.runs.inference import one_sided, slopes
-from precisionlab.runs.results import Labelled
+from precisionlab.runs.inference import sign_test, slopes
+from precisionlab.runs.results import Claim, Labelled
 
 __all__ = ["PRECISIONS", "judge", "measure"]
 
@@ -207,9 +208,9 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
         measured: what `measure` returned.
 
     Returns:
-        Two findings of row 3: on the fall of the loss in the arm of each seed where it falls least, and on the motion in the
-        mean over a seed's arms that did fall. Three of row 5, where there is an eigenvalue d r + 1 (n > d r); of seeds without
-        a zero of the loss they say nothing.
+        Two findings of row 3: on the fall of the loss in the arm of each seed where it falls least, which both sides predict,
+        and on the motion in the mean over a seed's arms that did fall. Three of row 5, where there is an eigenvalue d r + 1
+        (n > d r); of seeds without a zero of the loss they say nothing.
     """
     arrays = {name.removeprefix("stagnation_"): array.values for name, array in measured.arrays.items()}
     settled = arrays["stagnated"].astype(bool)
@@ -219,19 +220,19 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     drop, share = _least(fallen, settled), mean_where(arrays["row_share"], settled & (fallen > _NOTHING), 0)
     chance = min(1.0, constraints / n)
     findings = (
-        finding(
+        Finding(
             3,
+            "square",
             above("unfrozen in float64, the loss falls by orders of magnitude (log10)", drop, _DROP),
-            equal("unfrozen in float64, nothing happens (log10 of the fall)", drop, 0.0, _NOTHING),
-            one_sided(-drop, -_DROP),
-            one_sided(drop, _NOTHING),
+            None,
+            float("nan"),
         ),
         finding(
             3,
             above("share of the squared motion that lies in the row space", share, _SHARE),
             equal("share of the motion in the row space is that of any direction, d r / n", share, chance, _CHANCE),
-            one_sided(-share, -_SHARE),
-            one_sided(share, chance + _CHANCE),
+            sign_test(-share, -_SHARE),
+            sign_test(share, chance + _CHANCE),
         ),
     )
     return findings if constraints >= n else (*findings, *_of_spectra(measured, arrays, constraints))
@@ -259,24 +260,30 @@ def _of_spectra(measured: Measured, arrays: dict[str, np.ndarray], constraints: 
             5,
             equal(f"{last} where it stagnates, of residuals of one direction, is a power of the loss", found, 0.5, _SLOPE),
             equal(f"{last} is zero whatever the loss: a power of", found, 0.0, _SLOPE),
-            one_sided(-found, _SLOPE - 0.5),
-            one_sided(found, _SLOPE),
+            sign_test(-found, _SLOPE - 0.5),
+            sign_test(found, _SLOPE),
         ),
         finding(
             5,
             none if at_minimum.held else at_minimum,
             above("a clean null space where it stagnates: a gap of ten orders (log10)", widest, _CLEAN),
-            one_sided(widest, _NO_GAP) if at_minimum.held else one_sided(-clean, -_CLEAN),
-            one_sided(-widest, -_CLEAN),
+            sign_test(widest, _NO_GAP) if at_minimum.held else sign_test(-clean, -_CLEAN),
+            sign_test(-widest, -_CLEAN),
         ),
         finding(
             5,
             agreement("negative eigenvalues beyond the noise where it stagnates with few bits", reached & (negative > 0)),
-            agreement("no negative eigenvalue beyond the noise where it stagnates with few bits", negative == 0),
+            _share_of_none(negative == 0),
             against(reached & (negative > 0)),
             against(negative == 0),
         ),
     )
+
+
+def _share_of_none(none: np.ndarray) -> Claim:
+    """That no seed has one: what the other side predicts of the share of seeds that have."""
+    claim = agreement("negative eigenvalues beyond the noise where it stagnates with few bits", none)
+    return claim._replace(predicted=0.0, measured=1 - claim.measured, low=1 - claim.high, high=1 - claim.low)
 
 
 def _least(values: np.ndarray, settled: np.ndarray) -> np.ndarray:

@@ -1,101 +1,74 @@
-"""The decision table, row by row of its own description, and that it can say no."""
-
-import math
-from collections.abc import Sequence
+"""The rule of the decision, from its own description: each answer, what one bad seed may do, and that it can say nothing."""
 
 import numpy as np
 import pytest
 
-from precisionlab.experiments.common.measured import Finding
-from precisionlab.experiments.manifold.decision import ALPHA, decide
-from precisionlab.runs.inference import one_sided
-from precisionlab.runs.results import Claim
-from precisionlab.runs.summary import interval
-
-SIDES = {"geometry": (True, False), "representation": (False, True), "both": (True, True), "neither": (False, False)}
+from precisionlab.experiments.manifold.decision import ANSWERS, REFERENCES, decide, shares
 
 
-def finding(row: int, says: str, p: float = 1e-6, loss: str = "square") -> Finding:
-    held, other = SIDES[says]
-    return Finding(row, loss, Claim(f"row {row}", 0, 0, 0, 0, held), Claim(f"row {row}", 1, 0, 0, 0, other), p)
+def answer(*medians: float, seeds: int = 16, spread: float = 0.0) -> str:
+    noise = np.linspace(-spread, spread, seeds)
+    return decide("square", {f"{i}": np.full(seeds, median) + noise for i, median in enumerate(medians)}).answer
 
 
-def verdict(says: Sequence[str], p: float = 1e-6, control: bool | None = True, **more: object) -> str:
-    return decide("square", [finding(row, one, p) for row, one in enumerate(says)], control=control, **more).verdict  # type: ignore[arg-type]
+def test_each_answer_follows_from_its_rule() -> None:
+    assert answer(0.9, 1.1) == answer(0.97, 0.95) == "geometry"
+    assert answer(0.0, 0.1) == "representation"
+    assert answer(0.5, 0.2) == answer(0.89, 0.11) == "mixture"
+    assert answer(0.97, 0.0) == answer(0.97, 0.5) == "undecided"  # they disagree
+    assert answer(0.9, spread=0.1) == answer(0.1, spread=0.1) == "undecided"  # across a bound
+    assert {answer(0.9), answer(0.1), answer(0.5), answer(np.nan)} == set(ANSWERS)
 
 
-def test_each_verdict_follows_from_its_rule() -> None:
-    geometry = ["geometry"] * 6
-    assert verdict(geometry) == "geometry"
-    assert verdict(["representation"] * 6) == "representation"
-    assert verdict(geometry, control=False) == verdict(geometry, control=None) == "invalid"
-    assert verdict([*geometry, "representation"]) == "undecided"
-    assert verdict(["geometry"] * 4 + ["both"] * 2) == "geometry"  # four of six are two thirds
-    assert verdict(["geometry"] * 3 + ["neither"] * 2) == "undecided"
-    assert verdict(["both"] * 6) == verdict(["neither"] * 6) == "undecided"
-    shares = {"bfloat16": (0.0, 0.0, 0.0), "float8_e4m3fn": (2.0, 1.5, 2.5)}
-    mixed = decide("square", [finding(1, "geometry")], control=True, shares=shares)
-    assert mixed.verdict == "mixture"
-    assert mixed.sentence.endswith("on average 2.0 with float8_e4m3fn.")
-    assert "bfloat16" not in mixed.sentence
-    # Shares whose interval holds zero add nothing.
-    assert verdict(geometry, shares={"bfloat16": (0.5, -0.5, 1.5)}) == "geometry"
-    # They are no excuse for rows that are silent, and no matter where the rows say representation.
-    assert verdict(["neither"] * 6, shares=shares) == "undecided"
-    assert verdict(["representation"] * 6, shares=shares) == "representation"
+@pytest.mark.parametrize(("seeds", "bad"), [(5, 0), (8, 1), (16, 4), (64, 24)])
+def test_a_few_bad_seeds_change_nothing_and_one_more_does(seeds: int, bad: int) -> None:
+    """Whatever they are: no share at all, or one on the other side."""
+    for worst in (np.nan, 0.0):
+        values = np.full(seeds, 0.97)
+        values[:bad] = worst
+        assert decide("square", {"real": values}).answer == "geometry", (worst, bad)
+        values[: bad + 1] = worst
+        assert decide("square", {"real": values}).answer == "undecided", (worst, bad)
+    assert answer(0.97, seeds=4) == "undecided"
 
 
-def test_a_row_needs_its_p_after_correction_and_both_claims_decided() -> None:
-    assert verdict(["geometry"] * 6, p=ALPHA / 6.5) == "geometry"
-    assert verdict(["geometry"] * 6, p=ALPHA / 5.5) == "undecided"  # Holm: the smallest of six must be below alpha / 6
-    assert verdict(["geometry"] * 6, p=math.nan) == "undecided"
-    open_claim = finding(1, "geometry")
-    for held in (None, True):
-        other = open_claim._replace(representation=Claim("", 1, 0, 0, 0, held))
-        assert decide("square", [other], control=True).rows[0].speaks_for == "nothing"
-    assert decide("square", [open_claim._replace(representation=None)], control=True).rows[0].speaks_for == "nothing"
+def test_p_is_that_of_the_least_sure_share_and_no_less_than_seeds_can_know() -> None:
+    sure, doubtful = np.full(16, 0.97), np.array([0.97] * 13 + [0.5] * 3)
+    assert decide("square", {"real": sure}).p == 2.0**-16
+    found = decide("square", {"real": sure, "free": doubtful})
+    assert (found.answer, found.p) == ("geometry", sum([1, 16, 120, 560]) / 2**16)
+    assert decide("square", {"real": np.full(16, 0.5)}).p == 2.0**-16
+    assert decide("square", {"real": [0.97] * 3}).p == 1.0
 
 
-def test_a_row_speaks_if_all_its_findings_do() -> None:
-    """On other data, for other numbers of points: one that is silent, disagrees or contradicts silences the row."""
-    speaks, silent, disagrees = finding(1, "geometry"), finding(1, "both"), finding(1, "representation")
-    untested, contradicts = (finding(1, side, math.nan) for side in ("geometry", "neither"))
-    for others, expected in (
-        ([speaks], "geometry"), ([untested], "geometry"), ([silent], "nothing"), ([disagrees], "nothing"),
-        ([contradicts], "nothing"),
-    ):  # fmt: skip
-        (said,) = decide("square", [speaks, *others], control=True).rows
-        assert (said.speaks_for, said.findings, bool(said.why)) == (expected, 2, expected == "nothing")
-    # Two rows of one finding each, and one row of two: the quorum counts rows.
-    assert decide("square", [speaks, finding(2, "both"), finding(3, "geometry")], control=True).verdict == "geometry"
-    assert decide("square", [speaks, speaks, finding(2, "both")], control=True).verdict == "undecided"
+def test_why_it_is_undecided_is_said() -> None:
+    for samples, words in (
+        ({"real": [np.nan] * 16}, "in 16 of 16 seeds nothing rests in the format, or nothing is flat there"),
+        ({"real": [0.97] * 4}, "4 seeds are too few"),
+        ({"real": np.linspace(0.8, 1.0, 16)}, "the share real is between 0.85 and 0.95, across a bound"),
+        ({"real": [1.0] * 16, "free": [0.0] * 16}, "real says geometry, free says representation"),
+    ):
+        assert decide("square", samples).why == words
+    with pytest.raises(ValueError, match=r'there is no share of the world "square"'):
+        decide("square", {})
 
 
-def test_losses_are_decided_apart() -> None:
-    findings = [finding(1, "geometry"), finding(2, "representation", loss="cross_entropy")]
-    assert decide("square", findings, control=True).verdict == "geometry"
-    assert decide("cross_entropy", findings, control=True).verdict == "representation"
-    with pytest.raises(ValueError, match=r'there is no finding for the loss "hinge"'):
-        decide("hinge", findings, control=True)
+def test_a_share_needs_rest_in_the_format_and_something_flat() -> None:
+    found = shares([36, 36, 36, 0], [True, False, True, True], [36, 36, 36, 0], [True, True, False, True])
+    np.testing.assert_array_equal(found, [1.0, np.nan, 0.0, np.nan])
+    assert len(REFERENCES) == 2
 
 
-def judged(arms: np.ndarray, row: int) -> Finding:
-    """The first arm is larger, says geometry; the second, says representation. Shape (arms, seeds)."""
-    difference = arms[0] - arms[1]
-    low, high = interval(difference)
-    up = Claim(f"row {row}", "> 0", float(difference.mean()), low, high, True if low > 0 else False if high < 0 else None)
-    down = Claim(f"row {row}", "< 0", float(difference.mean()), low, high, True if high < 0 else False if low > 0 else None)
-    return Finding(row, "square", up, down, min(one_sided(difference), one_sided(-difference)))
-
-
-def test_labels_shuffled_between_arms_decide_nothing() -> None:
-    """Six rows with an effect of three deviations, 16 seeds: told apart as they are, not when a coin names the arms."""
+def test_counts_shuffled_between_arithmetics_decide_nothing() -> None:
+    """Sixteen seeds of a world of the format's, told as it is, and with a coin for every seed that swaps two arithmetics."""
     random = np.random.default_rng(0)
-    verdicts = {"as they are": [], "shuffled": []}
+    told = []
     for _ in range(40):
-        rows = random.standard_normal((6, 2, 16)) + np.array([3.0, 0.0])[:, None]
-        coins = random.random((6, 1, 16)) < 0.5
-        for name, arms in (("as they are", rows), ("shuffled", np.where(coins, rows[:, ::-1], rows))):
-            verdicts[name].append(decide("square", [judged(arm, row) for row, arm in enumerate(arms)], control=True).verdict)
-    assert set(verdicts["as they are"]) == {"geometry"}
-    assert set(verdicts["shuffled"]) == {"undecided"}
+        flat = np.stack([random.integers(34, 39, 16), np.zeros(16, int)])
+        coins = random.random(16) < 0.5
+        here, there = np.where(coins, flat[::-1], flat)
+        assert decide("w", {"real": shares(flat[0], np.ones(16), flat[1], np.ones(16))}).answer == "representation"
+        told.append(decide("w", {"real": shares(here, np.ones(16), there, np.ones(16))}).answer)
+    # A coin that swaps four of sixteen or fewer, one in 26, swaps few enough to be bad seeds.
+    assert set(told) <= {"undecided", "representation"}
+    assert told.count("undecided") >= 36

@@ -19,7 +19,7 @@ def _made(predicted, seeds=16, noise=0.05):
     """Extents whose slopes are given for each direction, and the isolated minimum's, which are -1."""
     random = np.random.default_rng(0)
     bits = np.array(_BITS)
-    shape = (seeds, 2, 3, 2, len(_BITS))
+    shape = (seeds, 2, 2, 2, len(_BITS))
     logs = np.array(predicted)[None, None, :, None, None] * bits + noise * random.normal(size=shape)
     isolated = -1.0 * bits + noise * random.normal(size=(seeds, 3, 2, len(_BITS)))
     lattice = {"extents_lattice": LATTICES, "extents_bits": _BITS}
@@ -45,22 +45,21 @@ def measured():
 def test_slopes_are_those_of_a_manifold(measured):
     Result("test", {}, measured.coords, measured.arrays)  # axes and labels fit
     findings = judge(measured)
-    assert len(findings) == 14
+    assert len(findings) == 10
     for finding in findings:
         assert finding.geometry.held is True, finding
         assert abs(finding.geometry.measured - finding.geometry.predicted) < 0.05
-        both = finding.geometry.predicted == -1.0
-        assert finding.representation is not None
-        assert finding.representation.held is both
-        assert np.isnan(finding.p) if both else finding.p < 1e-3
+        if finding.geometry.predicted == -1.0:  # both sides say so
+            assert finding.representation is None
+        else:
+            assert finding.representation is not None
+            assert finding.representation.held is False
+            assert finding.p == 2 * 2.0**-4  # four seeds know no more
 
 
 @pytest.mark.slow
-def test_only_walks_are_censored_and_all_of_them(measured):
-    censored = measured.arrays["extents_censored"].values
-    assert not censored[:, :, :2].any()
-    assert censored[:, :, 2].all()
-    assert np.ptp(measured.arrays["extents_length"].values[:, :, 2], axis=-1).max() == 0
+def test_no_extent_is_where_one_stopped_looking(measured):
+    assert not measured.arrays["extents_censored"].values.any()
 
 
 @pytest.mark.slow
@@ -90,18 +89,17 @@ def test_a_normal_extent_is_that_of_the_linearized_net(measured):
 
 
 def test_representation_is_found_where_it_holds():
-    for finding in judge(_made([-1.0, -1.0, -1.0])):
-        assert finding.representation is not None
-        assert finding.representation.held is True
+    for finding in judge(_made([-1.0, -1.0])):
         assert finding.geometry.held is (finding.geometry.predicted == -1.0)
-        assert finding.geometry.held or finding.p < 1e-6
+        if finding.representation is not None:
+            assert finding.representation.held is True
+            assert finding.p == 2 * 2.0**-16
 
 
 def test_geometry_is_found_where_it_holds():
     for finding in judge(_made(list(DIRECTIONS.values()))):
         assert finding.geometry.held is True
-        assert finding.representation is not None
-        assert finding.representation.held is (finding.geometry.predicted == -1.0)
+        assert finding.representation is None or finding.representation.held is False
 
 
 def test_labels_shuffled_within_seeds_support_neither():
@@ -111,12 +109,11 @@ def test_labels_shuffled_within_seeds_support_neither():
     for seed in range(lengths.shape[0]):
         for lattice in range(2):
             for d in range(2):
-                lengths[seed, d, :, lattice] = lengths[seed, d, random.permutation(3), lattice]
+                lengths[seed, d, :, lattice] = lengths[seed, d, random.permutation(2), lattice]
     for finding in judge(made):
         if "isolated" not in finding.geometry.name:
             assert finding.geometry.held is not True
-            assert finding.representation is not None
-            assert finding.representation.held is not True
+            assert finding.representation is None or finding.representation.held is not True
 
 
 def test_what_was_not_reached_decides_nothing():
@@ -133,7 +130,7 @@ def test_what_was_not_reached_decides_nothing():
 def test_the_figure_names_every_series(measured):
     figure, axes = plt.subplots()
     assert draw_extents(measured, axes) is axes
-    assert len(axes.get_legend_handles_labels()[1]) == 9
+    assert len(axes.get_legend_handles_labels()[1]) == 7
     plt.close(figure)
 
 

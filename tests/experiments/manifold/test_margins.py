@@ -43,14 +43,15 @@ def test_training_agrees_with_the_law(measured: Measured) -> None:
 
 @pytest.mark.slow
 def test_representation_is_right_here(measured: Measured) -> None:
-    recedes, open_set, law, grows = margins.judge(measured)
-    assert {finding.loss for finding in (recedes, open_set, law, grows)} == {"cross_entropy"}
+    recedes, open_set, true, law, grows = margins.judge(measured)
+    assert {finding.loss for finding in (recedes, open_set, true, law, grows)} == {"cross_entropy"}
     for finding in (recedes, open_set):
         assert finding.geometry.held is False
         assert finding.representation is not None
         assert finding.representation.held is True
-        assert finding.p < 1e-3
+        assert finding.p == 2.0**-4  # four seeds know no more
     assert recedes.geometry.measured == pytest.approx(math.log(2), abs=0.01)
+    assert true.geometry.held
     assert law.geometry.held
     assert grows.geometry.held
 
@@ -80,7 +81,7 @@ def test_arms_that_never_rest_are_left_out_of_what_is_said_of_rest(measured: Mea
 
     one = (0, 2)
     arrays |= {f"margins_{name}": changed(name, 0, one) for name in ("still", "directions", "true_gradient", "growth")}
-    _, open_set, law, grows = margins.judge(Measured(measured.coords, arrays))
+    _, open_set, law, _, grows = margins.judge(Measured(measured.coords, arrays))
     assert open_set.representation is not None
     assert (open_set.geometry.held, open_set.representation.held) == (False, True)
     assert open_set.representation.name.endswith(f"in {4 * len(BITS) - 1} of {4 * len(BITS)} arms at rest")
@@ -88,7 +89,7 @@ def test_arms_that_never_rest_are_left_out_of_what_is_said_of_rest(measured: Mea
     assert grows.geometry.held
     # Where nothing rests, nothing is held of rest.
     arrays["margins_still"] = changed("still", 0, ...)
-    _, open_set, law, grows = margins.judge(Measured(measured.coords, arrays))
+    _, open_set, law, _, grows = margins.judge(Measured(measured.coords, arrays))
     assert open_set.representation is not None
     assert not any(claim.held for claim in (open_set.geometry, open_set.representation, law.geometry))
 

@@ -1,93 +1,70 @@
-"""Worlds written down by hand: what each judge says where the one hypothesis holds, and where the other does."""
+"""Planted worlds through the whole decision, and random weights in place of training, which must decide nothing."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+import jax
 import numpy as np
 import pytest
 
-from precisionlab.experiments.common.measured import Finding, Measured
-from precisionlab.experiments.manifold import dimension, margins, repair, ring, stagnation
-from precisionlab.runs.results import Labelled
-
-SEEDS, N, CONSTRAINTS = 3, 10, 4
-
-
-def planted(name: str, coords: Mapping[str, Sequence[Any]], **arrays: Any) -> Measured:
-    """A measurement of these arrays, whose judges read values and labels alone."""
-    named = {f"{name}_{key}": np.asarray(values, np.float64) for key, values in arrays.items()}
-    labels = {"seed": range(SEEDS)} | {f"{name}_{key}": values for key, values in coords.items()}
-    return Measured(labels, {key: Labelled(tuple(f"axis{i}" for i in range(v.ndim)), v) for key, v in named.items()})
+from precisionlab.experiments.manifold import directions, planted
+from precisionlab.experiments.manifold.decision import decide
+from precisionlab.experiments.manifold.settings import first_weights, make_fits
+from precisionlab.experiments.manifold.worlds import networks
 
 
-def by_seed(values: Any, times: int = 1) -> np.ndarray:
-    """(..., seeds): the same for each."""
-    return np.repeat(np.asarray(values, np.float64)[..., None], SEEDS * times, axis=-1)
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [7, 10])
+def test_every_planted_world_is_named(bits: int) -> None:
+    found = directions.decisions({"": directions.measure_planted(range(5), bits=bits)}, "planted", bits)
+    assert {world: decision.answer for world, decision in found.items()} == planted.EXPECTED
+    assert found["half and half"].shares["in real arithmetic"].median == 0.5
 
 
-def sides(findings: Sequence[Finding]) -> list[tuple[int, bool | None, bool | None]]:
-    return [(f.row, f.geometry.held, None if f.representation is None else f.representation.held) for f in findings]
+@pytest.mark.slow
+def test_the_share_that_is_planted_is_the_share_that_is_found() -> None:
+    seeds = range(5)
+    worlds = {f"{weak}": planted.mixed(seeds, weak) for weak in range(planted.PAIRS + 1)}
+    measured = directions.counted("planted", worlds, list(seeds), (8,), (8,), 16384, 4096)
+    for weak in range(planted.PAIRS + 1):
+        for reference, values in directions.samples(measured, "planted", f"{weak}", 8).items():
+            np.testing.assert_allclose(values, 1 - weak / planted.PAIRS, rtol=1e-12, err_msg=f"{weak} {reference}")
 
 
-@pytest.mark.parametrize(
-    ("left", "expected"), [(N - CONSTRAINTS, [(4, True, False), (9, True, False)]), (0, [(4, False, True), (9, False, True)])]
-)
-def test_repair(left: int, expected: Any) -> None:
-    loss = by_seed(np.where([arm in ("lattice", "kahan") for arm in repair.ARMS], 1e-6, 1e-2)[:, None])
-    world = planted(
-        "repair", {}, size=N, constraints=CONSTRAINTS, loss=loss,
-        nullity=np.full((len(repair.ARMS), 1, SEEDS), left), flat=np.full((len(repair.CELLS), 1, SEEDS), left),
-    )  # fmt: skip
-    assert sides(repair.judge(world)) == expected
+def test_the_weak_term_leaves_four_points_and_none_of_the_rest_does() -> None:
+    """By the Hessian in float64: singular on a ring, not at the four points, nor in a bowl."""
+    made = planted.worlds([1])
+    places = np.tile([1.0, 0.0], planted.PAIRS)
+    for world, singular in (
+        ("manifold", 6),
+        ("format's ring", 0),
+        ("half and half", 3),
+        ("soft modes", 0),
+        ("nothing flat", 0),
+    ):
+        with jax.enable_x64(True):
+            hessian = np.asarray(jax.hessian(planted.pairs)(places, made[world].of(np.array(0)).data))
+        values = np.linalg.eigvalsh(hessian)
+        assert (np.abs(values) < 1e-12).sum() == singular, world
+        assert values.min() > -1e-12, world
 
 
-def a_dimension(by_points: Any, nullity: Any, slope: float) -> Measured:
-    bits = np.array([4.0, 6.0, 8.0, 10.0])
-    jitter = 1 + 1e-3 * np.arange(SEEDS)
-    return planted(
-        "dimension", {"points": (1, 2, 3), "precision": (4, 8), "floor_precision": bits}, outputs=2, size=N,
-        constraints=CONSTRAINTS, by_points=by_seed(by_points), nullity=by_seed(nullity), seen_from=np.zeros(SEEDS),
-        lost=np.ones((4, SEEDS)), loss=jitter * 2.0 ** (slope * bits[:, None]),
-    )  # fmt: skip
+def test_a_number_of_pairs_out_of_range_is_refused() -> None:
+    for seeds, weak in (([], 0), ([1], 7), ([1], -1)):
+        with pytest.raises(ValueError, match=r"give at least one seed and 0 to 6 pairs with the weak term"):
+            planted.mixed(seeds, weak)
 
 
-def test_dimension() -> None:
-    geometry = a_dimension([N - 2, N - 4, N - 6], [[N - 4], [N - 4]], -2.0)
-    assert sides(dimension.judge(geometry)) == [(7, True, False), (8, True, False), (8, True, None)]
-    representation = a_dimension([N, N, N], [[N], [N - 2]], -1.0)
-    assert sides(dimension.judge(representation)) == [(7, False, True), (8, False, True), (8, False, None)]
-
-
-def a_stagnation(fall: float, share: float) -> Measured:
-    spread = fall * (1 + 1e-3 * np.arange(SEEDS))
-    return planted(
-        "stagnation", {"index": range(CONSTRAINTS), "format": (4, 8)}, constraints=CONSTRAINTS, stagnated=np.ones((2, SEEDS)),
-        loss=np.full((2, SEEDS), 1e-2), loss_after=1e-2 * 10.0 ** -np.broadcast_to(spread, (2, SEEDS))[..., None],
-        row_share=share + 1e-3 * np.arange(2 * SEEDS).reshape(2, SEEDS),
-    )  # fmt: skip
-
-
-def test_stagnation() -> None:
-    assert sides(stagnation.judge(a_stagnation(12.0, 0.98))) == [(3, True, False), (3, True, True)]
-    assert sides(stagnation.judge(a_stagnation(0.0, 0.0)))[0] == (3, False, True)
-
-
-@pytest.mark.parametrize(("recession", "flat", "expected"), [(np.log(2.0), 1.0, (False, True)), (0.0, 0.0, (True, False))])
-def test_margins(recession: float, flat: float, expected: Any) -> None:
-    bits = np.array([4.0, 6.0, 8.0])
-    after = recession * bits + 1e-3 * np.arange(SEEDS)[:, None] * bits
-    each = np.ones((SEEDS, len(bits)))
-    sized = {"still": each, "directions": flat * margins._WEIGHTS * each, "contradictions": 0 * each, "growth": 2 * each}
-    world = planted("margins", {"bits": bits}, before=after, after=after, true_gradient=each, true_loss=each, **sized)
-    recedes, dimension_of, *_ = sides(margins.judge(world))
-    assert (recedes[1:], dimension_of[1:]) == (expected, expected)
-
-
-@pytest.mark.parametrize(("looks_like_a_ring", "expected"), [(True, (6, False, True)), (False, (6, True, False))])
-def test_ring(looks_like_a_ring: bool, expected: Any) -> None:
-    """Representation is right below the threshold, geometry above it and under stochastic rounding."""
-    bits, predicted = np.array([3.0, 4.0, 8.0, 9.0]), np.full(SEEDS, 6.0)
-    nearest = (bits > 6) | (not looks_like_a_ring)
-    collapsed = np.broadcast_to(np.stack([nearest, np.ones(4, bool)]), (SEEDS, 2, 4))
-    world = planted("ring", {"bits": bits}, collapsed=collapsed, predicted=predicted, threshold=predicted)
-    assert sides(ring.judge(world)) == [expected, (6, True, True), (6, True, None)]
+@pytest.mark.slow
+def test_random_weights_in_place_of_training_decide_nothing() -> None:
+    """The nets of the run, asked where they begin: the Jacobian has its null space there too, and nobody may be told so."""
+    seeds = list(range(5))
+    fits = make_fits("generic", seeds, d=5, inputs=3, hidden=8)
+    starts = np.stack([first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
+    worlds = {
+        name: world._replace(starts=starts, trained=False)
+        for name, world in networks("generic", seeds).items()
+        if name in ("square", "square_with_decay")
+    }
+    measured = directions.counted("directions", worlds, seeds, (8,), (8,), 1024, 1024)
+    for name in worlds:
+        found = decide(name, directions.samples(measured, "directions", name, 8))
+        assert found.answer == "undecided", name
+        assert "nothing rests in the format" in found.why

@@ -1,29 +1,26 @@
 """The main question: wrong requests, what follows from stored arrays, and that it can say no."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from precisionlab.experiments.common.measured import Measured, taken_apart
+from precisionlab.experiments.manifold import planted
 from precisionlab.experiments.manifold.pictures.figures import FIGURES
 from precisionlab.experiments.manifold.question import MANIFOLD, ManifoldConfig, judged, run
 from precisionlab.runs.configs import ConfigError
 from precisionlab.runs.results import Labelled, Result
 
-# The axes along which arms differ; before and after are arms too.
-ARMS = {
-    "census_points", "extents_direction", "stagnation_arm", "stagnation_format", "repair_arm", "repair_cell", "repair_format",
-    "dimension_points", "dimension_precision", "dimension_floor_precision", "margins_bits",
-}  # fmt: skip
-
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"losses": ("hinge",)}, 'losses holds an unknown name "hinge"'),
-        ({"losses": ()}, "losses is (); name each of square, cross_entropy once at most, and at least one"),
+        ({"worlds": ("hinge",)}, 'worlds holds an unknown name "hinge"'),
+        ({"worlds": ()}, "worlds is (); name each of square, square_with_decay, cross_entropy, cross_entropy_with_decay once"),
+        ({"bits": 30}, "bits is 30; allowed are 3 to 24"),
+        ({"free": (11,)}, "free is (11,); bits=8 must be among them, where the question is decided"),
+        ({"dial": 20.0}, "dial is 20.0; allowed are 2 to 12"),
         ({"data": ("digits", "digits")}, "name each of generic, digits once at most"),
         ({"activation": "relu"}, "the theorem asks for a smooth one, and linear and ReLU nets are among the controls already"),
         ({"placements": ("all",)}, "weights come first"),
@@ -66,47 +63,51 @@ def test_measurements_are_taken_apart_by_name_and_data() -> None:
 
 @pytest.fixture(scope="module")
 def small() -> Result:
-    return run(ManifoldConfig(**{**MANIFOLD.quick, "seeds": 8, "nets": ("tanh", "linear")}))
-
-
-def shuffled(found: Result, seed: int) -> Measured:
-    """Each seed's arms under each other's names; what came before and after too. The control stays as it was."""
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for name, (dims, values) in found.arrays.items():
-        moved = np.array(values)
-        if "seed" in dims and not name.startswith(("ring_", "theorem_")):
-            by_seed = np.moveaxis(moved, dims.index("seed"), 0)
-            rest = [dim for dim in dims if dim != "seed"]
-            for row in by_seed:
-                for axis, dim in enumerate(rest):
-                    if dim in ARMS:
-                        row[...] = np.take(row, random.permutation(row.shape[axis]), axis=axis)
-        arrays[name] = Labelled(dims, moved)
-    before, after = arrays["stagnation_loss"].values, arrays["stagnation_loss_after"].values
-    swap = random.random(before.shape) < 0.5
-    last = after[..., -1].copy()
-    after[..., -1], before[...] = np.where(swap, before, last), np.where(swap, last, before)
-    return Measured(found.coords, arrays)
+    quick = {**MANIFOLD.quick, "seeds": 3, "nets": ("tanh", "linear")}
+    return run(ManifoldConfig(**quick))
 
 
 @pytest.mark.slow
-def test_a_small_run_decides_and_shuffled_labels_do_not(small: Result) -> None:
-    (square, entropy), claims = judged(Measured(small.coords, small.arrays))
-    assert claims == small.claims
-    assert small.verdict.startswith(f"{square.sentence} {entropy.sentence}")
-    assert (square.verdict, entropy.verdict) == ("mixture", "representation")
-    for seed in range(5):
-        (square, entropy), _ = judged(shuffled(small, seed))
-        assert (square.verdict, entropy.verdict) == ("undecided", "undecided"), seed
+def test_a_small_run_decides_in_three_worlds(small: Result) -> None:
+    found = judged(Measured(small.coords, small.arrays))
+    assert (found.claims, found.verdict, found.decided) == (small.claims, small.verdict, small.decided)
+    answers = {world: said["answer"] for world, said in small.decided["verdict"].items()}
+    assert answers == {"square": "geometry", "square_with_decay": "representation", "cross_entropy": "representation"}
+    assert small.decided["valid"] is True
+    assert {item["world"]: item["answer"] for item in small.decided["planted"]} == planted.EXPECTED
+    for world, said in small.decided["verdict"].items():
+        assert said["sentence"] in small.verdict, world
+    assert "does not come to rest at all" in small.decided["verdict"]["cross_entropy"]["sentence"]
+    rows = {row["loss"]: row for row in small.rows if row["row"] == "deciding"}
+    assert rows["square"]["flat_in_float64"] == 36
+    assert rows["square_with_decay"]["flat_in_float64"] == 0
+
+
+def changed(found: Result, name: str, values: Any) -> Measured:
+    return Measured(found.coords, {**found.arrays, name: Labelled(found.arrays[name].dims, values)})
 
 
 @pytest.mark.slow
-def test_a_run_whose_control_was_not_seen_is_invalid(small: Result) -> None:
-    ring = small.arrays["ring_collapsed"]
-    for wrong in (np.ones_like(ring.values), np.zeros_like(ring.values)):
-        found = Measured(small.coords, {**small.arrays, "ring_collapsed": Labelled(ring.dims, wrong)})
-        assert judged(found, ("square",))[0][0].verdict == "invalid"
+def test_arithmetics_shuffled_within_seeds_decide_nothing(small: Result) -> None:
+    """Each seed's counts in the format and in float64 under each other's names, where they differ: the worlds with decay."""
+    flat = small.arrays["directions_flat"].values
+    world = list(small.coords["directions_world"]).index("square_with_decay")
+    for swapped in ([0, 2], [1, 3, 5]):
+        values = np.array(flat)
+        values[world][:, swapped] = values[world][::-1, swapped]
+        said = judged(changed(small, "directions_flat", values)).decided["verdict"]
+        assert said["square_with_decay"]["answer"] == "undecided"
+        assert said["square"]["answer"] == "geometry"
+
+
+@pytest.mark.slow
+def test_a_run_that_names_a_planted_world_wrongly_is_invalid(small: Result) -> None:
+    values = np.array(small.arrays["planted_flat"].values)
+    values[list(small.coords["planted_world"]).index("half and half"), 1] = 0.0  # in float64
+    found = judged(changed(small, "planted_flat", values))
+    assert found.decided["valid"] is False
+    assert {said["answer"] for said in found.decided["verdict"].values()} == {"undecided"}
+    assert found.verdict.startswith('The run is invalid: of the worlds whose answer is known, "half and half" is mixture')
 
 
 @pytest.mark.slow
@@ -121,9 +122,8 @@ def test_every_figure_can_be_drawn(small: Result) -> None:
 
 
 @pytest.mark.thorough
-def test_one_loss_alone() -> None:
-    config = partial(ManifoldConfig, seeds=3, losses=("cross_entropy",))
-    found = run(config())
+def test_one_world_alone() -> None:
+    found = run(ManifoldConfig(seeds=3, deciding=3, data=("generic",), worlds=("cross_entropy",), described=()))
     assert {row["loss"] for row in found.rows} == {"cross_entropy"}
-    assert all(name.startswith("margins_") for name in found.arrays)
-    assert "3 seeds cannot decide" in found.verdict
+    assert all(name.startswith(("margins_", "directions_", "planted_")) for name in found.arrays)
+    assert found.decided["valid"] is False  # three seeds name no planted world

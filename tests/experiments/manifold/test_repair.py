@@ -1,4 +1,4 @@
-"""The four cells of the two by two, counted against numpy, and a judge that reads arrays alone."""
+"""The four cells of the two by two, counted against numpy, and claims that read arrays alone."""
 
 from typing import Any
 
@@ -58,20 +58,11 @@ def test_stagnation_is_the_cause_and_the_lattice_is_not(measured: Measured) -> N
     for name, array in measured.arrays.items():
         assert array.values.shape == tuple(len(measured.coords[dim]) for dim in array.dims), name
     loss = dict(zip(repair.ARMS, values(measured, "loss")[:, 0], strict=True))
-    assert (values(measured, "nullity") == 18).all()
     assert (loss["neither"] < 1e-8).all()
     assert (loss["lattice"] < loss["both"]).all()
     assert (loss["kahan"] < loss["both"]).all()
     assert (loss["master"] < loss["both"]).all()
     assert (np.abs(np.log10(loss["stagnation"] / loss["both"])) < 1).all()
-    assert (values(measured, "distance")[0] < values(measured, "distance")[repair.ARMS.index("both")]).all()
-    four, nine = repair.judge(measured)
-    assert (four.row, nine.row) == (4, 9)
-    for finding in (four, nine):
-        assert finding.geometry.held
-        assert finding.representation is not None
-        assert finding.representation.held is False
-        assert finding.p == 0.125  # three seeds decide nothing at 0.05
     assert draw_two_by_two(measured, Figure().subplots()).lines
 
 
@@ -80,23 +71,6 @@ def changed(measured: Measured, **arrays: Any) -> Measured:
     return measured._replace(
         arrays={name: Labelled(array.dims, new.get(name, array.values)) for name, array in measured.arrays.items()}
     )
-
-
-@pytest.mark.slow
-def test_the_judge_can_say_the_contrary_and_nothing(measured: Measured) -> None:
-    gone = changed(measured, nullity=np.zeros_like(values(measured, "nullity")), flat=np.zeros_like(values(measured, "flat")))
-    for finding in repair.judge(gone):
-        assert finding.geometry.held is False
-        assert finding.representation is not None
-        assert finding.representation.held
-        assert finding.p == 0.125  # against geometry, which fails
-    # Nothing was repaired, or no zero of the loss was found: nothing follows.
-    loss = np.repeat(values(measured, "loss")[3:4], len(repair.ARMS), axis=0)
-    for silent in (changed(measured, loss=loss), changed(measured, nullity=np.full_like(values(measured, "nullity"), np.nan))):
-        four, _ = repair.judge(silent)
-        assert four.geometry.held is False
-        assert four.representation is not None
-        assert four.representation.held is False
 
 
 @pytest.mark.slow

@@ -210,7 +210,9 @@ def test_unfreezing_speaks_for_geometry(measured: Measured) -> None:
     findings = stagnation.judge(measured)
     assert [finding.row for finding in findings] == [3, 3, 5, 5, 5]
     fall, share, _, gap, negative = findings
-    for finding in (fall, share, gap, negative):
+    assert fall.geometry.held
+    assert fall.representation is None  # both sides say so
+    for finding in (share, gap, negative):
         assert finding.geometry.held, finding.geometry
         assert finding.representation is not None
         assert not finding.representation.held
@@ -241,9 +243,6 @@ def test_the_judge_can_say_representation_and_nothing(measured: Measured) -> Non
     )
     findings = stagnation.judge(frozen)
     assert findings[0].geometry.held is False
-    assert findings[0].representation is not None
-    assert findings[0].representation.held
-    assert findings[0].p < 1e-3, "the chance under geometry, which fails"
     assert math.isnan(findings[1].p), "where nothing falls there is no motion to have a direction"
     assert findings[3].geometry.held is False
     assert findings[3].representation is not None

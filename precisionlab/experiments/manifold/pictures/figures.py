@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 
 from precisionlab.experiments.common.measured import Measured, taken_apart
 from precisionlab.experiments.manifold.pictures.controls import draw_ring, draw_theorem
-from precisionlab.experiments.manifold.pictures.dimensions import draw_flat_directions, draw_loss_floor
+from precisionlab.experiments.manifold.pictures.counts import draw_counts
+from precisionlab.experiments.manifold.pictures.floors import draw_loss_floor
 from precisionlab.experiments.manifold.pictures.lattices import draw_census, draw_extents
 from precisionlab.experiments.manifold.pictures.margins import draw_margins
 from precisionlab.experiments.manifold.pictures.training import draw_spectra, draw_two_by_two, draw_unfreezing
@@ -46,7 +47,17 @@ def _ring(result: Result) -> Any:
     return figure
 
 
+def _counts(result: Result) -> Any:
+    parts = {
+        {"": result.config["data"][0]}.get(data, data): part
+        for (name, data), part in taken_apart(Measured(result.coords, result.arrays)).items()
+        if name == "directions"
+    }
+    return draw_counts(parts) if parts else _one("directions", lambda *_: None)(result)
+
+
 FIGURES: dict[str, Callable[[Result], Any]] = {
+    "The answer: directions that are flat in a format, in float64, and in the format when no update is lost": _counts,
     "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", draw_census),
     "Extents: how far from a minimum no weight moves": _one("extents", draw_extents),
     "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", draw_theorem),
@@ -54,7 +65,6 @@ FIGURES: dict[str, Callable[[Result], Any]] = {
     "Spectra where updates stagnate, and at the minimum": _one("stagnation", draw_spectra),
     "Two by two: stagnation and lattice, each alone": _one("repair", draw_two_by_two),
     "The positive control: four minima that look like a ring": _ring,
-    "Dimension against bits: nullity, and what the format adds (N_p)": _one("dimension", draw_flat_directions),
-    "The loss that formats leave": _one("dimension", draw_loss_floor),
+    "The loss that formats leave": _one("floor", draw_loss_floor),
     "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", draw_margins),
 }
