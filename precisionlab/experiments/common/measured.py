@@ -11,7 +11,20 @@ from precisionlab.runs.results import Claim, Labelled
 
 __all__ = ["MEASUREMENTS", "Finding", "Measured", "on_other_data", "taken_apart"]
 
-MEASUREMENTS = ("theorem", "census", "extents", "ring", "stagnation", "repair", "floor", "margins", "directions", "planted")
+MEASUREMENTS = (
+    "theorem",
+    "census",
+    "extents",
+    "ring",
+    "stagnation",
+    "repair",
+    "floor",
+    "margins",
+    "directions",
+    "planted",
+    "decay",
+    "walkers",
+)
 """Each measurement's arrays and axes begin with its name."""
 
 _DATA = ("", "digits", "generic")

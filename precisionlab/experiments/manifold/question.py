@@ -13,6 +13,8 @@ if one of them is named wrongly, the run is invalid. The rule (`decision`) and t
 
 Beside it stand measurements that describe and do not decide, with what each side predicts:
 
+    decay     from how many bits on decay moves weights                        p = -log2(lr mu), by the half-gap law
+    walkers   n - d directions in which stochastic walkers spread                     none without lost updates
     theorem   in float64 rank and nullity are those of the theorem             (a check of the theorem: no format enters)
     1  census           the lattice points that fit grow by n - d bits a bit          alike for every d
     2  extents          the frozen set shrinks by 1 or 1/2 bits a bit                 by 1 in every direction
@@ -40,6 +42,7 @@ from precisionlab.experiments.common.experiment import Experiment, Journal, Memo
 from precisionlab.experiments.common.measured import Finding, Measured, on_other_data, taken_apart
 from precisionlab.experiments.manifold import (
     census,
+    decay,
     directions,
     extents,
     floor,
@@ -49,6 +52,7 @@ from precisionlab.experiments.manifold import (
     ring,
     stagnation,
     theorem,
+    walkers,
 )
 from precisionlab.experiments.manifold.pictures.figures import FIGURES
 from precisionlab.experiments.manifold.rows import as_claims, what_rows_say
@@ -86,6 +90,7 @@ class ManifoldConfig:
         first_seed: the number of the first.
         deciding: how many seeds the deciding measurement has; 5 are the fewest that can decide.
         bits: the significand bits at which it decides, beside those of `described`.
+        walkers: how many seeds the count of spreading walkers has; 0 leaves it out, which is half a minute at 6.
         described: further significand bits at which directions are counted.
         free: significand bits at which they are counted without lost updates too, `bits` among them.
         dial: -log2(lr mu) in the worlds with decay: the bits below which no weight can follow it.
@@ -112,6 +117,7 @@ class ManifoldConfig:
     first_seed: int = 100
     deciding: int = 16
     bits: int = directions.BITS
+    walkers: int = 6
     described: tuple[int, ...] = (5, 11)
     free: tuple[int, ...] = (directions.BITS,)
     dial: float = 9.0
@@ -157,6 +163,7 @@ class ManifoldConfig:
         for field, low, high in (
             ("seeds", 1, 10**4),
             ("deciding", 1, 10**4),
+            ("walkers", 0, 10**4),
             ("first_seed", 0, 10**9),
             ("bits", 3, 24),
             ("dial", 2, 12),
@@ -233,6 +240,11 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     for data in config.data:
         measure = partial(directions.measure, deciding, data=data, **counted)
         work[f"directions, {data}"] = partial(_measured_on, _other(config, data), measure)
+    if "square_with_decay" in config.worlds:
+        work["decay"] = partial(decay.measure, seeds, **net)
+    if "square" in config.worlds and config.walkers:
+        some = range(config.first_seed, config.first_seed + config.walkers)
+        work["walkers"] = partial(walkers.measure, some, bits=(config.bits,), dial=config.dial)
     if "square" in config.worlds:
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
         work["census"] = partial(census.measure, seeds, coarser=config.coarser)
@@ -334,6 +346,8 @@ _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
     "margins": margins.judge,
 }
 _CLAIMS: Mapping[str, Mapping[str, Callable[[Measured], tuple[Claim, ...]]]] = {
+    "decay": {"": decay.claims},
+    "walkers": {"": walkers.claims},
     "theorem": {"": theorem.claims},
     "repair": {"cause": repair.causes, "repair": repair.repairs},
 }
@@ -381,12 +395,12 @@ MANIFOLD = Experiment(
     question="Does the flat manifold of minima come from geometry, or from what the number format can represent?",
     config=ManifoldConfig,
     quick={
-        "data": ("generic",), "seeds": 4, "deciding": 8, "described": (), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
+        "data": ("generic",), "seeds": 4, "deciding": 8, "walkers": 0, "described": (), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
         "worlds": ("square", "square_with_decay", "cross_entropy"),
         "placements": ("weights",), "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
         "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
-    full={"seeds": 64, "deciding": 64, "described": (5, 11, 14), "free": (8, 11), "repaired": (3, 4, 5, 6, 8, 10, 11)},
+    full={"seeds": 64, "deciding": 64, "walkers": 16, "described": (5, 11, 14), "free": (8, 11), "repaired": (3, 4, 5, 6, 8, 10, 11)},
     run=run,
     columns=("loss", "row", "measurement", "speaks_for", "findings", "p", "silent_because"),
     figures=FIGURES,

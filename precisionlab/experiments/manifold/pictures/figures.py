@@ -11,6 +11,7 @@ from precisionlab.experiments.manifold.pictures.counts import draw_counts
 from precisionlab.experiments.manifold.pictures.floors import draw_loss_floor
 from precisionlab.experiments.manifold.pictures.lattices import draw_census, draw_extents
 from precisionlab.experiments.manifold.pictures.margins import draw_margins
+from precisionlab.experiments.manifold.pictures.probes import draw_decay, draw_walkers
 from precisionlab.experiments.manifold.pictures.training import draw_spectra, draw_two_by_two, draw_unfreezing
 from precisionlab.runs.results import Result
 
@@ -58,6 +59,8 @@ def _counts(result: Result) -> Any:
 
 FIGURES: dict[str, Callable[[Result], Any]] = {
     "The answer: directions that are flat in a format, in float64, and in the format when no update is lost": _counts,
+    "Decay: how far it moves weights of a few bits along the manifold that the data leave": _one("decay", draw_decay),
+    "Walkers: directions in which stochastic rounding still spreads": _one("walkers", draw_walkers),
     "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", draw_census),
     "Extents: how far from a minimum no weight moves": _one("extents", draw_extents),
     "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", draw_theorem),
