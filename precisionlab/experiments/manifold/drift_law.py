@@ -142,8 +142,7 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
         kicks = step * points * size * matrix
         rows = (kicks[:, None, :] * _NORMAL[None, :, None]).reshape(-1, len(theta))
         for k, fmt in enumerate(formats):
-            stored = np.asarray(round_to(jnp.asarray(theta), fmt))
-            gap = np.asarray(ulp(jnp.asarray(stored), fmt))
+            stored, gap = (np.asarray(part) for part in _stored(jnp.asarray(theta), fmt))
             gains = mean_move(1e-4 * gap, np.abs(kicks), gap).mean(axis=0) / (1e-4 * gap)
             gains = np.clip(gains, _LEAST, 1.0)
             moves = np.rint(rows / gap) * gap
@@ -161,7 +160,14 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
 
 
 def _rounded(stored: np.ndarray, step: np.ndarray, fmt: Format) -> np.ndarray:
-    return np.asarray(round_to(jnp.asarray(stored + step), fmt)) - stored
+    return np.asarray(_stored(jnp.asarray(stored + step), fmt)[0]) - stored
+
+
+@jax.jit
+def _stored(values: Any, fmt: Format) -> tuple[Any, Any]:
+    """Values rounded to a format, and the gaps there; the format's numbers are arguments."""
+    rounded = round_to(values, fmt)
+    return rounded, ulp(rounded, fmt)
 
 
 @jax.jit

@@ -229,7 +229,9 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
     between = (bits >= dithered[:, None] + 1) & (bits < alone[:, None])
     coarse = bits < dithered[:, None] - 1
     made = [
-        below("hyperbola: Q_T beside Q_0 times all (1 - lr^2 r^2), float64 (relative error)", arrays["error"].max(axis=0), 1e-9),
+        below(
+            "hyperbola: Q_T beside Q_0 times all (1 - lr^2 r^2), float64 (relative error)", arrays["error"].max(axis=0), 1e-9
+        ),
         equal("hyperbola: tr H at the end, float64, Gaussian noise", arrays["trace"][nearest, 0, -1], 2.0, 0.05),
     ]
     if between.any(axis=1).all():
@@ -247,10 +249,14 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
     made.append(equal("hyperbola, stochastic, Gaussian noise, from the law's bits on: drift kept", sampled, 1.0, _SIMILAR))
     some = (bits >= dithered[:, None] - 1) & (bits < dithered[:, None] + 2)
     less = mean_where(normal, some, 1) - mean_where(signs, some, 1)
-    made.append(above("hyperbola, nearest: drift kept with Gaussian noise less that with two values, near the law's bits", less, 0))
+    made.append(
+        above("hyperbola, nearest: drift kept with Gaussian noise less that with two values, near the law's bits", less, 0)
+    )
     scan, law = arrays["scan"][1], arrays["scan_law"][1]
     reversed_ = law < -0.5
-    made.append(below("hyperbola, nearest, two values just above half a gap: drift beside float64's", scan[reversed_].mean(0), 0))
+    made.append(
+        below("hyperbola, nearest, two values just above half a gap: drift beside float64's", scan[reversed_].mean(0), 0)
+    )
     return tuple(made)
 
 

@@ -109,7 +109,7 @@ def descend_noisily(
     rows = [np.tile(np.arange(len(seeds)), len(worlds)), np.repeat(np.asarray(worlds, np.float64), len(seeds), axis=0)]
     policies = [Policy(weights=fmt) for fmt in formats]
     begin = _beginning(residuals, np.asarray(starts, np.float64), lr, rows, seeds, optimizer)
-    thetas = [np.stack([np.asarray(round_to(jnp.asarray(starts), fmt)) for fmt in formats])[:, rows[0]]]
+    thetas = [np.stack([np.asarray(jax.jit(round_to)(jnp.asarray(starts), fmt)) for fmt in formats])[:, rows[0]]]
     squares = []
     for state, record in sweep_chunks(step, begin, draw, policies, range(len(rows[0])), steps=steps, chunk=steps // looks):
         thetas.append(np.asarray(state.params))
@@ -145,4 +145,3 @@ def _beginning(
         return state._replace(optimizer=((data, size, jnp.asarray(world)[row]), state.optimizer))
 
     return begin
-
