@@ -1,18 +1,18 @@
 """Life after zero loss: what a net does at its minimum, under minibatches, label noise and weight decay, by format.
 
-Where every residual is zero, so is every gradient: minibatch descent does not move. What moves a net along its minima is noise in
-its labels, towards a smaller trace of the Hessian and by order lr^2 a step, and weight decay, towards smaller weights and by lr mu
-of them. Both steps are small. Two hypotheses, three predictions of how much of the drift is left in a format of p bits:
+Where every residual is zero, so is every gradient: minibatch descent does not move. What moves a net along its minima is noise
+in its labels, towards a smaller trace of the Hessian and by order lr^2 a step, and weight decay, towards smaller weights and by
+lr mu of them. Both steps are small. Two hypotheses, three predictions of how much of the drift is left in a format of p bits:
 
     geometry                             all of it, at every p: minima and drift are those of real arithmetic
-    representation, of the drift alone   nothing, where the drift of a step is below half a gap: with decay below p = -log2(lr mu),
-                                         with label noise far higher up, as its drift is of order lr^2
+    representation, of the drift alone   nothing, where the drift of a step is below half a gap: with decay below
+                                         p = -log2(lr mu), with label noise far higher up (order lr^2)
     representation, of what is stored    what has to pass half a gap is the whole step, noise included: noise dithers, and both
                                          drifts live on to where the noise itself no longer passes (`drift_law`)
 
-Five worlds: `still`, without noise or decay; `gaussian` and `two_valued` noise in the labels; `decay`; and `gaussian_decay`, both.
-Weights start at exact minima, cast to the format. Stochastic rounding loses nothing on average, but is noise itself: it moves a
-net along its minima where nothing else does, as the square root of time.
+Five worlds: `still`, without noise or decay; `gaussian` and `two_valued` noise in the labels; `decay`; and `gaussian_decay`,
+both. Weights start at exact minima, cast to the format. Stochastic rounding loses nothing on average, but is noise itself: it
+moves a net along its minima where nothing else does, as the square root of time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab.experiments.common.claiming import above, below, equal, mean_where
+from precisionlab.experiments.common.claiming import below, equal
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold.drift_law import laws
 from precisionlab.experiments.manifold.hyperbola import sides
@@ -199,8 +199,9 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
     lost = (arrays["stored"][WORLDS.index("gaussian")].mean(axis=1) < _LEFT) & narrow
     if lost.any():
         normal, signs = (arrays["trace"][-1, 0, WORLDS.index(world)] for world in ("gaussian", "two_valued"))
-        less = (signs / signs[-1] - normal / normal[-1])[lost].mean(axis=0)
-        name = f"drift, nearest, {_spelled(bits[lost])} bits: fall of tr H beside float64's, with noise of two values less Gaussian"
+        # Of some seeds the trace hardly falls: each is set beside the mean.
+        less = (signs / signs[-1].mean() - normal / normal[-1].mean())[lost].mean(axis=0)
+        name = f"drift, nearest, {_spelled(bits[lost])} bits: fall of tr H beside float64's, two-valued noise less Gaussian"
         made.append(below(name, less, 0.0))
     for world in _PREDICTED:
         k = WORLDS.index(world)

@@ -1,7 +1,7 @@
 """What noise and decay should do along a manifold of minima when every step is rounded: laws for the first of the steps.
 
-**Real arithmetic.** Labels that are off by noise of variance s^2 give steps of covariance lr^2 s^2 c H, c = d / batch. In the long
-run the weights spread by lr s^2 c / 2 in the row space, and along the manifold they move by
+**Real arithmetic.** Labels that are off by noise of variance s^2 give steps of covariance lr^2 s^2 c H, c = d / batch. In the
+long run the weights spread by lr s^2 c / 2 in the row space, and along the manifold they move by
 
     v = -(lr^2 s^2 c / 4) P grad tr H                  P onto the null space of J
 
@@ -10,15 +10,16 @@ a step (Blanc and others, 2020; Damian, Ma and Lee, 2021). Decay moves them by -
 **The drift alone, rounded** is round(w + v) - w: lost where it is below half a gap.
 
 **The step, rounded.** What is rounded is v and noise together. For weight i with normal noise of standard deviation t beside a
-gap g, the mean of the rounded step m + n is sum over the half gaps h of g [Phi((m - h) / t) - Phi((-m - h) / t)], and its derivative
-at m = 0 the gain D_i, from 0 (frozen) to 1. So the mean of a step is -lr D grad L, and its covariance C' that of the rounded
-noise, which also points out of the row space. Descent on D grad L leads to a point Phi(w) of the manifold, and Ito's formula
-says that there the mean step is (Katzenberger, 1991; Li, Wang and Arora, 2021)
+gap g, the mean of the rounded step m + n is g times the sum over half gaps h of P(m + n > h) - P(m + n < -h), and its
+derivative at m = 0 the gain D_i, from 0 (frozen) to 1. So the mean of a step is -lr D grad L, and its covariance C' that of the
+rounded noise, which also points out of the row space. Descent on D grad L leads to a point Phi(w) of the manifold, and Ito's
+formula says that there the mean step is (Katzenberger, 1991; Li, Wang and Arora, 2021)
 
     1/2 Phi''[C'],    Phi' = P_D = 1 - D J^T (J D J^T)^-1 J,    Phi''[A u, v] + Phi''[u, A v] = -P_D F''[u, v],
 
-F = -lr D grad L, A = F'; and of two vectors along the manifold Phi'' is the manifold's own curvature. With D = 1 and C' = lr^2 s^2
-c H it gives v. A mean step m of decay becomes P_D m. These laws are those of the first steps, where D and C' are known.
+F = -lr D grad L, A = F'; and of two vectors along the manifold Phi'' is the manifold's own curvature. With D = 1 and
+C' = lr^2 s^2 c H it gives v. A mean step m of decay becomes P_D m. The laws are those of the first steps, where D and C' are
+known.
 """
 
 from typing import Any, NamedTuple
@@ -97,7 +98,8 @@ def mean_step_of_noise(gains: np.ndarray, noise: np.ndarray, matrix: np.ndarray,
     Example:
         >>> place = np.array([2.0, 0.5])  # x y = 1, half the squared residual
         >>> second = np.array([[[0.0, 1.0], [1.0, 0.0]]])
-        >>> third = sum(np.transpose(second[0][:, :, None] * place[None, None, ::-1], axes) for axes in ((0, 1, 2), (0, 2, 1), (2, 0, 1)))
+        >>> once = second[0][:, :, None] * place[None, None, ::-1]
+        >>> third = once + once.transpose(0, 2, 1) + once.transpose(2, 0, 1)
         >>> noise = 1e-6 * np.outer(place[::-1], place[::-1])
         >>> drift = mean_step_of_noise(np.ones(2), noise, place[None, ::-1], third, second, 1e-3)
         >>> np.round(drift * 1e6, 3).tolist()  # -1/4 of the gradient of tr H = x^2 + y^2, along the hyperbola
@@ -130,7 +132,8 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
         formats: of the stored weights.
     """
     seeds, points = len(given.minima), given.constraints
-    found = Laws(*(np.empty((len(formats), seeds)) for _ in range(4)), np.empty(seeds))
+    names = ("noise", "noise_alone", "decay", "decay_alone")
+    shares, falls = {name: np.empty((len(formats), seeds)) for name in names}, np.empty(seeds)
     for seed, (theta, step) in enumerate(zip(given.minima, lr, strict=True)):
         residuals = residuals_of(given.residuals, seed)
         matrix = jacobian(residuals, theta)
@@ -138,7 +141,7 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
         tangent = slope - np.linalg.pinv(matrix) @ (matrix @ slope)
         ours = theta - np.linalg.pinv(matrix) @ (matrix @ theta)
         drift, shrinking = -(step**2 * size**2 * points / 4) * tangent, -decay * ours
-        found.fall[seed] = -drift @ slope
+        falls[seed] = -drift @ slope
         kicks = step * points * size * matrix
         rows = (kicks[:, None, :] * _NORMAL[None, :, None]).reshape(-1, len(theta))
         for k, fmt in enumerate(formats):
@@ -155,8 +158,8 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
                 ("decay", shrunk, shrinking),
                 ("decay_alone", _rounded(stored, shrinking, fmt), shrinking),
             ):
-                getattr(found, name)[k, seed] = made @ real / (real @ real)
-    return found
+                shares[name][k, seed] = made @ real / (real @ real)
+    return Laws(**shares, fall=falls)
 
 
 def _rounded(stored: np.ndarray, step: np.ndarray, fmt: Format) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Life after zero loss in two weights: L = (x y - 1 - e)^2 / 2, whose minima without the noise e are a hyperbola.
 
-With the noisy residual r = x y - 1 - e a step is x' = x - lr r y, y' = y - lr r x, and for Q = x^2 - y^2 the terms in lr cancel:
+With the noisy residual r = x y - 1 - e a step is x' = x - lr r y, y' = y - lr r x, and of Q = x^2 - y^2 the terms in lr cancel:
 
     Q' = x^2 - 2 lr r x y + lr^2 r^2 y^2 - (y^2 - 2 lr r x y + lr^2 r^2 x^2) = Q (1 - lr^2 r^2),
 
@@ -17,9 +17,10 @@ lr^2 s^2 x^2 / (1 - (1 - lr x^2)^2), s^2 that of e; x moves by -lr r y, r = x n 
                                          deviation t there is left, on average, sum_k g phi_t((k + 1/2) g), half at t = .27 g:
                                          the noise dithers, down to p = -log2(lr s), about
 
-Noise of two values is no dither: its steps, +-lr s / x and a little more or less, pass half a gap all or not at all. More of them
-do so on the side where they spread more, which is downward (a step is -lr (e + x n)(1/x + n), up to signs): just below half a
-gap the drift is many times what it should be, just above it is reversed. `left_of_drift` is the mean of the rounded step.
+Noise of two values is no dither: its steps, +-lr s / x and a little more or less, pass half a gap all or not at all. Where the
+two spread about it, more of those pass that spread more, which are the downward ones (a step is lr (e - x n)(1/x + n)): just
+below half a gap the drift is many times what it should be. Just above, more of them fail to, and it is reversed.
+`left_of_drift` is the mean of the rounded step.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -134,12 +135,12 @@ def measure(
         progress: called with a few words and the share that is done.
 
     Returns:
-        `hyperbola_start` (seed), x. Over (hyperbola_mode, hyperbola_noise, hyperbola_bits, seed): `hyperbola_kept`, the fall of
-        Q in the first quarter of the steps beside that in float64 with the same noise, and `hyperbola_trace`, tr H on the hyperbola with the Q of the end. Over
-        (hyperbola_noise, seed): `hyperbola_error` of the law Q' = Q (1 - lr^2 r^2) after all steps, relative. Over seed:
-        `hyperbola_predicted` and `hyperbola_alone` of `thresholds`. Over (hyperbola_noise, hyperbola_size, seed), sizes lr s / x
-        in gaps of six bits at x = 1.5: `hyperbola_scan`, the drift to nearest beside that in float64 (mean over seeds); its prediction
-        `hyperbola_scan_law` (hyperbola_noise, hyperbola_size).
+        `hyperbola_start` (seed), x. Over (hyperbola_mode, hyperbola_noise, hyperbola_bits, seed): `hyperbola_kept`, the fall
+        of Q in the first quarter of the steps beside that in float64 with the same noise, and `hyperbola_trace`, tr H on the
+        hyperbola with the Q of the end. Over (hyperbola_noise, seed): `hyperbola_error` of the law Q' = Q (1 - lr^2 r^2) after
+        all steps, relative. Over seed: `hyperbola_predicted` and `hyperbola_alone` of `thresholds`. Over (hyperbola_noise,
+        hyperbola_size, seed), sizes lr s / x in gaps of six bits at x = 1.5: `hyperbola_scan`, the drift to nearest beside the
+        mean one in float64; its prediction `hyperbola_scan_law` (hyperbola_noise, hyperbola_size).
 
     Raises:
         ValueError: if there is no seed, or a number is out of range.
@@ -157,17 +158,15 @@ def measure(
     start = np.array([np.random.default_rng([seed, 15]).uniform(1.6, 2.4) for seed in seeds])
     points, rates = np.stack([start, 1 / start], axis=-1), np.full(len(seeds), lr)
     worlds, formats = [World(gaussian=size), World(two_valued=size)], list(float_arms(bits).values())
-    kept, traces, error = [], [], np.empty((len(worlds), len(seeds)))
+    paths = {}
     for name, mode in _MODES.items():
-        tell(f"hyperbola: {name}", 0.4 * len(kept))
-        path = descend_noisily(_hyperbola(len(seeds)), points, rates, worlds, seeds, formats, mode, steps=steps)
-        q = path.theta[..., 0] ** 2 - path.theta[..., 1] ** 2
-        if name == "nearest_even":
-            real = q[0, -1] - q[1, -1]
-            law = np.prod(1 - lr * lr * path.squares, axis=-1)
-            error[:] = np.abs(q[-1, -1] / q[0, -1] / law - 1)
-        kept.append(np.moveaxis((q[0] - q[1]) / real, 0, 1))
-        traces.append(np.moveaxis(np.sqrt(q[-1] ** 2 + 4), 0, 1))
+        tell(f"hyperbola: {name}", 0.4 * len(paths))
+        paths[name] = descend_noisily(_hyperbola(len(seeds)), points, rates, worlds, seeds, formats, mode, steps=steps)
+    # (modes, looks, bits, noises, seeds)
+    q = np.stack([path.theta[..., 0] ** 2 - path.theta[..., 1] ** 2 for path in paths.values()])
+    kept = (q[:, 0] - q[:, 1]) / (q[0, 0, -1] - q[0, 1, -1])
+    law = np.prod(1 - lr * lr * paths["nearest_even"].squares, axis=-1)
+    error = np.abs(q[0, -1, -1] / q[0, 0, -1] / law - 1)
     tell("hyperbola: sizes of the noise", 0.8)
     scan, scan_law = _scan(seeds, lr)
     predicted, alone = thresholds(start, size, lr, bits)
@@ -183,8 +182,8 @@ def measure(
         },
         {
             "hyperbola_start": Labelled(("seed",), start),
-            "hyperbola_kept": Labelled(every, np.stack(kept)),
-            "hyperbola_trace": Labelled(every, np.stack(traces)),
+            "hyperbola_kept": Labelled(every, np.moveaxis(kept, 1, 2)),
+            "hyperbola_trace": Labelled(every, np.moveaxis(np.sqrt(q[:, -1] ** 2 + 4), 1, 2)),
             "hyperbola_error": Labelled(("hyperbola_noise", "seed"), error),
             "hyperbola_predicted": Labelled(("seed",), predicted),
             "hyperbola_alone": Labelled(("seed",), alone),
@@ -195,7 +194,7 @@ def measure(
 
 
 def _scan(seeds: Sequence[int], lr: float) -> tuple[np.ndarray, np.ndarray]:
-    """(noises, sizes, seeds) what is left of the drift of x in a few steps from one place, in the mean over walkers; its law."""
+    """(noises, sizes, seeds) what is left of the drift of x after a few steps from one place, mean over walkers; its law."""
     gap, walkers = 2.0 ** (1 - _SCAN_BITS), [seed * _WALKERS + walker for seed in seeds for walker in range(_WALKERS)]
     noises = [c * gap * _SCAN_X / lr for c in _SIZES]
     worlds = [World(gaussian=s) for s in noises] + [World(two_valued=s) for s in noises]
@@ -216,10 +215,10 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
         measured: what `measure` returned.
 
     Returns:
-        The law and the fall of tr H, in float64. Under nearest rounding with Gaussian noise: what is left of the drift where only
-        the drift alone would be lost, and where the step with its noise is lost too; by how much each law misses the precision
-        at which half is left. Under stochastic rounding: what is left at every precision. With noise of two values: how much
-        less is left, and the reversal.
+        The law and the fall of tr H, in float64. Under nearest rounding with Gaussian noise: what is left of the drift where
+        only the drift alone would be lost, and where the step with its noise is lost too; by how much each law misses the
+        precision at which half is left. Under stochastic rounding: what is left from there on. With noise of two values: how
+        much less is left, and the reversal.
     """
     arrays = {name.removeprefix("hyperbola_"): array.values for name, array in measured.arrays.items()}
     bits = np.asarray(measured.coords["hyperbola_bits"], np.float64)

@@ -4,8 +4,8 @@ Each step takes one data point i, drawn anew, and a label that is off by e:
 
     w' = round(w - lr d (f_i(w) - y_i - e) grad f_i(w) - lr mu w)
 
-d the number of points, so that without e and mu it is on average a step on 1/2 |residuals|^2. All formats see the same points and
-the same noise. The rows of a sweep are worlds times seeds; a world is three numbers, `World`, so that all of them are one program.
+d the number of points, so that without e and mu it is on average a step on 1/2 |residuals|^2. All formats see the same points
+and the same noise. The rows of a sweep are worlds times seeds; a world is three numbers, `World`, so that all are one program.
 """
 
 from collections.abc import Callable, Sequence
