@@ -11,17 +11,20 @@ a step (Blanc and others, 2020; Damian, Ma and Lee, 2021). Decay moves them by -
 
 **The step, rounded.** What is rounded is v and noise together. For weight i with normal noise of standard deviation t beside a
 gap g, the mean of the rounded step m + n is g times the sum over half gaps h of P(m + n > h) - P(m + n < -h), and its
-derivative at m = 0 the gain D_i, from 0 (frozen) to 1. So the mean of a step is -lr D grad L, and its covariance C' that of the
-rounded noise, which also points out of the row space. Descent on D grad L leads to a point Phi(w) of the manifold, and Ito's
-formula says that there the mean step is (Katzenberger, 1991; Li, Wang and Arora, 2021)
+derivative at m = 0 the gain D(t), from 0 (frozen) to 1. So the mean of a step is -lr D grad L, and its covariance C' that of
+the rounded noise, which also points out of the row space. Descent on D grad L leads to a point Phi(w) of the manifold, and
+Ito's formula says that there the mean step is 1/2 Phi''[C'] (Katzenberger, 1991; Li, Wang and Arora, 2021):
 
-    1/2 Phi''[C'],    Phi' = P_D = 1 - D J^T (J D J^T)^-1 J,    Phi''[A u, v] + Phi''[u, A v] = -P_D F''[u, v],
+    Phi' = P_D = 1 - D J^T (J D J^T)^-1 J,      Phi''[A u, v] + Phi''[u, A v] = -P_D F''[u, v],
 
-F = -lr D grad L, A = F'; and of two vectors along the manifold Phi'' is the manifold's own curvature. With D = 1 and
-C' = lr^2 s^2 c H it gives v. A mean step m of decay becomes P_D m. The laws are those of the first steps, where D and C' are
-known.
+F the mean step, A = F'; and of two vectors along the manifold Phi'' is the manifold's own curvature. In F'' counts that a
+derivative of the net, as it changes, changes the noise too, and with it the gain: of the mean step -lr r a D(lr s |a|) the
+derivative in a is -lr r (t D)', which near the threshold is many times D. So a coarse format may keep more of the drift than of
+a step. With D = 1 and C' = lr^2 s^2 c H all this gives v. A mean step m of decay becomes P_D m. The laws are those of the first
+steps, where D and C' are known.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from precisionlab.experiments.manifold.settings import Setting, half_square, residuals_of
+from precisionlab.experiments.manifold.settings import Setting, residuals_of
 from precisionlab.landscape import jacobian
 from precisionlab.landscape.vectors import in_float64
 from precisionlab.numerics.formats import Format
 from precisionlab.numerics.grids import ulp
 from precisionlab.numerics.rounding import round_to
 
-__all__ = ["Laws", "laws", "mean_move", "mean_step_of_noise"]
+__all__ = ["Laws", "gains", "laws", "mean_move", "mean_step_of_noise"]
 
 _LEAST = 1e-6  # the gain of a frozen weight, so that D has an inverse
 _HALVES = np.arange(64) + 0.5
@@ -81,14 +84,35 @@ def mean_move(step: Any, spread: Any, gap: Any) -> np.ndarray:
     return np.where(np.abs(step) + 6 * spread > _HALVES[-1], step, moved) * gap
 
 
-def mean_step_of_noise(gains: np.ndarray, noise: np.ndarray, matrix: np.ndarray, third: Any, second: Any, lr: float) -> Any:
+def gains(spread: Any, gap: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of a small step in normal noise, the share that is left on average, D, and (t D)', which noise that follows it has left.
+
+    Args:
+        spread: t, the standard deviation of the noise, of any shape.
+        gap: of the lattice, of the same shape.
+
+    Example:
+        >>> [np.round(part, 2).tolist() for part in gains(np.array([0.0, 0.2, 0.27, 1.0]), np.ones(4))]
+        [[0.0, 0.18, 0.53, 1.0], [0.0, 1.1, 1.82, 1.0]]
+    """
+    spread = np.asarray(spread, np.float64) / gap
+    wide = np.maximum(spread, 1e-3)[..., None]
+    density = 2 * np.exp(-0.5 * np.square(_HALVES / wide)) / math.sqrt(2 * math.pi) / wide
+    whole = 6 * spread > _HALVES[-1]
+    parts = density.sum(axis=-1), (density * np.square(_HALVES / wide)).sum(axis=-1)
+    return np.where(whole, 1.0, parts[0]), np.where(whole, 1.0, parts[1])
+
+
+def mean_step_of_noise(
+    kept: np.ndarray, follow: np.ndarray, noise: np.ndarray, matrix: np.ndarray, second: np.ndarray, lr: float
+) -> np.ndarray:
     """1/2 Phi''[C']: where noise takes a net that lies on its manifold of minima, a step.
 
     Args:
-        gains: (n,) D, positive.
+        kept: (n,) D, positive.
+        follow: (d, n) the derivatives (t D)' for each residual.
         noise: (n, n) covariance C' of a step.
         matrix: (d, n) J.
-        third: (n, n, n) third derivatives of the loss.
         second: (d, n, n) second derivatives of the residuals.
         lr: the step size.
 
@@ -96,16 +120,13 @@ def mean_step_of_noise(gains: np.ndarray, noise: np.ndarray, matrix: np.ndarray,
         (n,), tangential but for the curvature of the manifold.
 
     Example:
-        >>> place = np.array([2.0, 0.5])  # x y = 1, half the squared residual
-        >>> second = np.array([[[0.0, 1.0], [1.0, 0.0]]])
-        >>> once = second[0][:, :, None] * place[None, None, ::-1]
-        >>> third = once + once.transpose(0, 2, 1) + once.transpose(2, 0, 1)
-        >>> noise = 1e-6 * np.outer(place[::-1], place[::-1])
-        >>> drift = mean_step_of_noise(np.ones(2), noise, place[None, ::-1], third, second, 1e-3)
+        >>> x, y = 2.0, 0.5  # x y = 1, half the squared residual
+        >>> second, noise = np.array([[[0.0, 1.0], [1.0, 0.0]]]), 1e-6 * np.outer([y, x], [y, x])
+        >>> drift = mean_step_of_noise(np.ones(2), np.ones((1, 2)), noise, np.array([[y, x]]), second, 1e-3)
         >>> np.round(drift * 1e6, 3).tolist()  # -1/4 of the gradient of tr H = x^2 + y^2, along the hyperbola
         [-0.882, 0.221]
     """
-    root = np.sqrt(gains)
+    root = np.sqrt(kept)
     basis, values, _ = np.linalg.svd((matrix * root).T, full_matrices=False)
     rates = lr * values**2
     inner = noise / root / root[:, None]
@@ -114,10 +135,11 @@ def mean_step_of_noise(gains: np.ndarray, noise: np.ndarray, matrix: np.ndarray,
     within = basis @ (basis.T @ inner @ basis / (rates[:, None] + rates)) @ basis.T
     across = basis @ ((basis.T @ inner - (basis.T @ inner @ basis) @ basis.T) / rates[:, None])
     spread = (within + across + across.T) * root * root[:, None]
-    force = -lr * gains * np.einsum("abc,ab->c", third, spread)
+    # Of 1/2 the third derivative the part along D J^T is left out: P_D takes it away.
+    force = -lr * np.einsum("ja,jab,bc,jc->a", follow, second, spread, matrix, optimize=True)
     force = root * (force / root - basis @ (basis.T @ (force / root)))
     bend = np.einsum("kab,ab->k", second, along * root * root[:, None])
-    return 0.5 * (force - gains * (matrix.T @ np.linalg.solve((matrix * gains) @ matrix.T, bend)))
+    return force - 0.5 * kept * (matrix.T @ np.linalg.solve((matrix * kept) @ matrix.T, bend))
 
 
 @in_float64
@@ -137,7 +159,7 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
     for seed, (theta, step) in enumerate(zip(given.minima, lr, strict=True)):
         residuals = residuals_of(given.residuals, seed)
         matrix = jacobian(residuals, theta)
-        slope, third, second = (np.asarray(part) for part in _derivatives(residuals, jnp.asarray(theta)))
+        slope, second = (np.asarray(part) for part in _derivatives(residuals, jnp.asarray(theta)))
         tangent = slope - np.linalg.pinv(matrix) @ (matrix @ slope)
         ours = theta - np.linalg.pinv(matrix) @ (matrix @ theta)
         drift, shrinking = -(step**2 * size**2 * points / 4) * tangent, -decay * ours
@@ -146,12 +168,12 @@ def laws(given: Setting, lr: np.ndarray, size: float, decay: float, formats: lis
         rows = (kicks[:, None, :] * _NORMAL[None, :, None]).reshape(-1, len(theta))
         for k, fmt in enumerate(formats):
             stored, gap = (np.asarray(part) for part in _stored(jnp.asarray(theta), fmt))
-            gains = mean_move(1e-4 * gap, np.abs(kicks), gap).mean(axis=0) / (1e-4 * gap)
-            gains = np.clip(gains, _LEAST, 1.0)
+            each, follow = gains(np.abs(kicks), gap)
+            kept = np.clip(each.mean(axis=0), _LEAST, None)
             moves = np.rint(rows / gap) * gap
-            stepped = mean_step_of_noise(gains, moves.T @ moves / len(moves), matrix, third, second, step)
+            stepped = mean_step_of_noise(kept, follow, moves.T @ moves / len(moves), matrix, second, step)
             shrunk = mean_move(-decay * theta, np.abs(kicks), gap).mean(axis=0)
-            shrunk = shrunk - gains * (matrix.T @ np.linalg.solve((matrix * gains) @ matrix.T, matrix @ shrunk))
+            shrunk = shrunk - kept * (matrix.T @ np.linalg.solve((matrix * kept) @ matrix.T, matrix @ shrunk))
             for name, made, real in (
                 ("noise", stepped, drift),
                 ("noise_alone", _rounded(stored, drift, fmt), drift),
@@ -174,8 +196,7 @@ def _stored(values: Any, fmt: Format) -> tuple[Any, Any]:
 
 
 @jax.jit
-def _derivatives(residuals: Any, theta: Any) -> tuple[Any, Any, Any]:
-    """The gradient of tr J J^T, the third derivatives of the loss, the second ones of the residuals."""
+def _derivatives(residuals: Any, theta: Any) -> tuple[Any, Any]:
+    """The gradient of tr J J^T, and the second derivatives of the residuals."""
     slope = jax.grad(lambda at: jnp.sum(jnp.square(jax.jacrev(residuals)(at))))(theta)
-    third = jax.jacfwd(jax.hessian(lambda at: half_square(residuals, at)))(theta)
-    return slope, third, jax.hessian(residuals)(theta)
+    return slope, jax.hessian(residuals)(theta)
