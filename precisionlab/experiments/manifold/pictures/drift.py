@@ -34,7 +34,7 @@ def draw_drift(measured: Measured, figure: Any) -> Any:
     """
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     bits, kept = _places(measured.coords["drift_bits"]), measured.arrays["drift_kept"].values[-1]
-    stored, alone = (measured.arrays[f"drift_{name}"].values.mean(axis=-1) for name in ("stored", "alone"))
+    stored, alone = (np.median(measured.arrays[f"drift_{name}"].values, axis=-1) for name in ("stored", "alone"))
     for axes, mode, title in ((left, 0, "rounded to nearest"), (middle, 1, "rounded stochastically")):
         for shift, (world, (colour, name)) in zip((-0.12, -0.04, 0.04, 0.12), _WORDS.items(), strict=True):
             k = WORLDS.index(world)
@@ -93,7 +93,9 @@ def draw_hyperbola(measured: Measured, figure: Any) -> Any:
     right.axvline(0.5, color="0.6", lw=1, ls=":")
     right.text(0.51, 0.98, "half a gap", transform=right.get_xaxis_transform(), va="top", fontsize="small", color="0.4")
     right.plot([], [], color="0.35", lw=1.6, label="lines: the mean of the rounded step")
-    right.set(xlabel="size of the step's noise, in gaps (6 bits, x = 1.5)", ylabel="drift of x, beside float64's", ylim=(-4, 8))
+    right.set(
+        xlabel="size of the step's noise, in gaps (6 bits, x = 1.5)", ylabel="drift of x, beside float64's", ylim=(-4, 12)
+    )
     for axes in (left, right):
         finished(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize="small")
     return figure
