@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 from precisionlab import BFLOAT16, nearest_even, stochastic
-from precisionlab.experiments.common.measured import Measured, taken_apart
+from precisionlab.experiments.common.measured import Measured, on_other_data, taken_apart
 from precisionlab.experiments.manifold import drift, drift_law, hyperbola
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
-from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola
+from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola, drift_figure, hyperbola_figure
 from precisionlab.experiments.manifold.settings import Setting, float_arms
-from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.results import Claim, Labelled, Result
 from tests import oracle
 
 mpl.use("Agg")
@@ -243,7 +244,8 @@ def a_drift(nearest: Mapping[str, Any], walk: float = 0.5) -> Measured:
         "drift_mode": ["nearest_even", "stochastic"],
         "drift_world": drift.WORLDS,
     }
-    named = {f"drift_{key}": Labelled(every if np.shape(v) == shape else (), np.asarray(v)) for key, v in arrays.items()}
+    dims = {5: every, 3: every[2:], 1: ("seed",), 0: ()}
+    named = {f"drift_{key}": Labelled(dims[np.ndim(v)], np.asarray(v)) for key, v in arrays.items()}
     return Measured({**coords, "drift_bits": bits}, named)
 
 
@@ -311,6 +313,17 @@ def test_nets_drift_as_predicted():
     assert fall.mean() == pytest.approx(1.0, abs=0.5)  # three seeds, 128 steps
     assert (along[-1, 1, still, 0] > 3 * along[-1, 0, still, 0]).all()
     assert len(draw_drift(found, Figure(layout="constrained")).axes) == 3
+
+
+def test_figures_show_what_was_measured_and_say_what_was_not():
+    world = a_drift({"gaussian": STEP})
+    both = on_other_data(world, "digits")
+    found = Measured({**world.coords, **both.coords}, {**world.arrays, **both.arrays})
+    made = Result("manifold", {}, found.coords, found.arrays)
+    figure = drift_figure(made)
+    assert [len(part.axes) for part in figure.subfigs] == [3, 3]
+    assert "not measured" in hyperbola_figure(made).texts[0].get_text()
+    plt.close("all")
 
 
 def test_bad_input_is_refused():
