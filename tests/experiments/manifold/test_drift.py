@@ -101,6 +101,31 @@ def test_in_real_arithmetic_noise_goes_down_the_trace():
         assert np.abs(frozen[0]).max() < 0.01
 
 
+def test_the_law_of_a_rounded_step_is_that_of_many_walks():
+    """Two weights in eight bits, one of them between frozen and free: walked by numpy, every step rounded by frexp and rint."""
+    lr, place = 2.0**-4, np.array([1.25, 51 / 64])
+    size = 0.25 * 2.0**-7 / lr / place[1]  # steps of x have a standard deviation of a quarter of its gap
+    yes = np.array([True])
+    given = Setting(Partial(product, np.ones((1, 1))), place[None], place[None], yes, np.array([lr]), n=2, constraints=1)
+    law = drift_law.laws(given, given.lr, size, 2.0**-10, list(float_arms((8,)).values()))
+
+    def rounded(values: np.ndarray) -> np.ndarray:
+        significands, exponents = np.frexp(values)
+        return np.ldexp(np.rint(np.ldexp(significands, 8)), exponents - 8)
+
+    random, ends = np.random.default_rng(0), {}
+    x, y = (np.full(40_000, value) for value in place)
+    for step in range(240):
+        r = x * y - 1 - size * random.standard_normal(len(x))
+        x, y = rounded(x - lr * r * y), rounded(y - lr * r * x)
+        ends[step] = x.mean() * place[0] - y.mean() * place[1]
+    x, y = place
+    real = -(lr**2) * size**2 / 2 * (x * x - y * y)  # in a step: -(lr^2 s^2 / 4) grad tr H, along (x, -y)
+    walked = (ends[239] - ends[79]) / 160 / real
+    assert law.noise.item() == pytest.approx(walked, rel=0.12)  # 3.5: the law is that of small lr
+    assert walked > 3
+
+
 def test_noise_out_of_the_row_space_bends_with_the_manifold():
     """On the ring x^2 + y^2 = 1 noise along it would leave it outward: descent brings it back, by half the variance."""
     second, matrix = np.array([[[2.0, 0.0], [0.0, 2.0]]]), np.array([[2.0, 0.0]])
