@@ -129,7 +129,7 @@ def measure(
     Args:
         seeds: at least one; each is a start, x between 1.6 and 2.4, and noise.
         bits: significand bits of the stored weights, ascending, the last of them 53, with eight exponent bits.
-        steps: a multiple of 4.
+        steps: a multiple of 4; tr H needs 4 / (lr size)^2 of them, 4,096 by default, to fall to 2.
         lr: the step size, at most 1/4.
         size: standard deviation of the labels' noise, which is also the size of that of two values.
         progress: called with a few words and the share that is done.
