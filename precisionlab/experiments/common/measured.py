@@ -12,6 +12,14 @@ from precisionlab.runs.results import Claim, Labelled
 __all__ = ["MEASUREMENTS", "Finding", "Measured", "on_other_data", "taken_apart"]
 
 MEASUREMENTS = (
+    "directions",
+    "planted",
+    "decay",
+    "walkers",
+    "drift",
+    "hyperbola",
+    "sizes",
+    "transformer",
     "theorem",
     "census",
     "extents",
@@ -20,10 +28,6 @@ MEASUREMENTS = (
     "repair",
     "floor",
     "margins",
-    "directions",
-    "planted",
-    "decay",
-    "walkers",
 )
 """Each measurement's arrays and axes begin with its name."""
 
