@@ -14,6 +14,7 @@ if one of them is named wrongly, the run is invalid. The rule (`decision`) and t
 Beside it stand measurements that describe and do not decide, with what each side predicts:
 
     decay     from how many bits on decay moves weights                        p = -log2(lr mu), by the half-gap law
+    drift, hyperbola    where a net goes after it has reached the minimum, with noise and decay, as in float64
     walkers   n - d directions in which stochastic walkers spread                     none without lost updates
     theorem   in float64 rank and nullity are those of the theorem             (a check of the theorem: no format enters)
     1  census           the lattice points that fit grow by n - d bits a bit          alike for every d
@@ -44,8 +45,10 @@ from precisionlab.experiments.manifold import (
     census,
     decay,
     directions,
+    drift,
     extents,
     floor,
+    hyperbola,
     margins,
     planted,
     repair,
@@ -93,6 +96,7 @@ class ManifoldConfig:
         walkers: how many seeds the count of spreading walkers has; 0 leaves it out, which is half a minute at 6.
         described: further significand bits at which directions are counted.
         free: significand bits at which they are counted without lost updates too, `bits` among them.
+        drifting: significand bits in which nets go on after they have reached a minimum; 53 is float64, which must be there.
         dial: -log2(lr mu) in the worlds with decay: the bits below which no weight can follow it.
         precisions: significand bits of the float arms.
         repaired: significand bits of the repair and the two by two; with many, training ends where the steps do.
@@ -120,6 +124,7 @@ class ManifoldConfig:
     walkers: int = 6
     described: tuple[int, ...] = (5, 11)
     free: tuple[int, ...] = (directions.BITS,)
+    drifting: tuple[int, ...] = drift.BITS
     dial: float = 9.0
     precisions: tuple[int, ...] = PRECISIONS
     repaired: tuple[int, ...] = (4, 6, 10)
@@ -172,7 +177,7 @@ class ManifoldConfig:
         ):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field} is {getattr(self, field)}; allowed are {low} to {high}.")
-        for field, low, high in (("precisions", 3, 53), ("repaired", 3, 53), ("described", 3, 24), ("free", 3, 24)):
+        for field, low, high in (("precisions", 3, 53), ("repaired", 3, 53), ("described", 3, 24), ("free", 3, 24), ("drifting", 3, 53)):
             given = getattr(self, field)
             none = not given and field != "described"
             if none or list(given) != sorted(set(given)) or any(not low <= p <= high for p in given):
@@ -246,6 +251,8 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         some = range(config.first_seed, config.first_seed + config.walkers)
         work["walkers"] = partial(walkers.measure, some, bits=(config.bits,), dial=config.dial)
     if "square" in config.worlds:
+        work["drift"] = partial(drift.measure, seeds, **net, bits=config.drifting)
+        work["hyperbola"] = partial(hyperbola.measure, seeds, bits=config.drifting)
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
         work["census"] = partial(census.measure, seeds, coarser=config.coarser)
         work["extents"] = partial(extents.measure, seeds)
@@ -348,6 +355,8 @@ _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
 _CLAIMS: Mapping[str, Mapping[str, Callable[[Measured], tuple[Claim, ...]]]] = {
     "decay": {"": decay.claims},
     "walkers": {"": walkers.claims},
+    "drift": {"drift": drift.claims},
+    "hyperbola": {"": hyperbola.claims},
     "theorem": {"": theorem.claims},
     "repair": {"cause": repair.causes, "repair": repair.repairs},
 }
@@ -395,7 +404,7 @@ MANIFOLD = Experiment(
     question="Does the flat manifold of minima come from geometry, or from what the number format can represent?",
     config=ManifoldConfig,
     quick={
-        "data": ("generic",), "seeds": 4, "deciding": 8, "walkers": 0, "described": (), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
+        "data": ("generic",), "seeds": 4, "deciding": 8, "walkers": 0, "described": (), "drifting": (4, 6, 8, 10, 11, 53), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
         "worlds": ("square", "square_with_decay", "cross_entropy"),
         "placements": ("weights",), "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
         "nets": ("tanh", "softplus", "linear", "under-parameterized"),

