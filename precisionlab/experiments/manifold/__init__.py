@@ -1,17 +1,31 @@
 """Does the flat manifold of minima come from geometry, or from what the number format can represent?
 
-    question      configuration, run and verdict; the measurements below, one after the other
+What decides:
+
+    question      configuration, run and verdict; the measurements one after the other
+    worlds        square loss, square loss with decay, cross-entropy: what a net is trained to
+    planted       worlds whose answer is known, as controls of the whole decision
+    descent       many weights of many seeds, in float64 or in a format
+    pushes        in how many directions is a resting place flat, asked inside the arithmetic
+    directions    the deciding measurement: nets and planted worlds pushed in three arithmetics
+    decision      the rule, fixed before
+    verdicts      the answer in words
+
+What describes:
+
+    decay         from how many bits on weight decay moves weights along the manifold
+    walkers       stochastic rounding as a probe: directions in which walkers still spread
+    theorem       the theorem's own numbers in float64, and nets that must fail it
     census        row 1, points of a lattice that fit
     extents       row 2, how far from a minimum nothing moves
     stagnation    rows 3 and 5, what lies beneath a stagnated net
-    repair        rows 4 and 9, stagnation taken away, the format kept; and each alone
-    ring          row 6, the positive control
-    dimension     rows 7 and 8, flat directions and the floor of the loss
-    margins       row 10, the contrast: cross-entropy
-    theorem       the theorem's own numbers, and nets that must fail it
-    decision      what the rows say together, by rules fixed before
+    repair        rows 4 and 9, what of the format costs how much of the loss
+    ring          row 6, where a format makes a ring out of four points
+    floor         row 8, the loss that a format leaves
+    margins       row 10, cross-entropy: where the computed loss is exactly zero
+    rows          what these rows say, and their claims
     settings, arms    nets and formats by name; training to stagnation, and on in float64
     pictures/     every measurement drawn from its arrays
 
-A measurement has two functions: `measure` gives arrays, `judge` reads them against both hypotheses.
+A measurement has two functions: `measure` gives arrays; `claims` or `judge` reads them against both hypotheses.
 """
