@@ -15,6 +15,11 @@ What describes:
 
     decay         from how many bits on weight decay moves weights along the manifold
     walkers       stochastic rounding as a probe: directions in which walkers still spread
+    drift         where a net goes after it has reached the minimum, with noise in its labels and with decay
+    hyperbola     the same in two weights, where every step is known
+    noisy, drift_law    descent with noisy labels; the law of a rounded noisy step
+    sizes         directions seen against data, weights, bits and step size, in nets of thousands of weights
+    transformer   what holds the weights of a transformer in bfloat16: data, decay, or the format
     theorem       the theorem's own numbers in float64, and nets that must fail it
     census        row 1, points of a lattice that fit
     extents       row 2, how far from a minimum nothing moves
