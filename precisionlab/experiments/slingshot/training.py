@@ -5,7 +5,7 @@ dozen short trainings of the same networks and reads their losses alone: it take
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,21 @@ from precisionlab.numerics.modes import Mode
 from precisionlab.training.shrinking import shrink
 from precisionlab.training.steps import State, batch_key, make_step
 
-__all__ = ["Training", "flattened", "unflatten"]
+__all__ = ["Trained", "Training", "flattened", "unflatten"]
+
+
+class Trained(NamedTuple):
+    """What came of networks, leaves with the axes (formats, seeds, ...).
+
+    Attributes:
+        params: after the look that was asked for.
+        moments: the optimizer's state at the end.
+        seen: `train_loss`, `test_loss`, `memorized` and `norm` (of all weights), each (formats, seeds, looks) in float64.
+    """
+
+    params: Any
+    moments: Any
+    seen: dict[str, np.ndarray]
 
 
 class Training:
@@ -64,8 +78,9 @@ class Training:
         done: int = 0,
         moments: Any = None,
         decay: float = 0.0,
-        tell: Callable[[int, Any], None] = lambda *_: None,
-    ) -> tuple[Any, dict[str, np.ndarray]]:
+        keep: int = -1,
+        tell: Callable[[], None] = lambda: None,
+    ) -> Trained:
         """Train, and look at losses and norms on the way.
 
         Args:
@@ -75,29 +90,27 @@ class Training:
             done: updates made before: batches and random bits go on from there.
             moments: the optimizer's state to go on with, from an earlier call; Adam begins anew without.
             decay: weight decay.
-            tell: called after each look with its number and the parameters.
-
-        Returns:
-            The optimizer's state, and `train_loss`, `test_loss`, `memorized` and `norm` (of all weights), each (formats, seeds,
-            looks) in float64.
+            keep: the look whose parameters are given back.
+            tell: called after each look.
         """
         numbers, complete = stack_policies([Policy() if self._dtype else Policy(weights=fmt) for fmt in formats])
         wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
         first, second, *rest = self._anew(wide) if moments is None else moments
         rates = {"weight_decay": jnp.full((len(formats), self._seeds), decay, jnp.float32)}
         state = State(jnp.int32(done), params, (first, second._replace(hyperparams=rates), *rest), self._keys, None)
-        if self._advance is None:
+        if self._advance is None:  # what formats share, whether they have subnormals or a -0, no arm changes
             self._advance = self._compiled(complete)
         seen: list[dict[str, np.ndarray]] = []
-        at = 0
+        kept, at = None, 0
         for number, look in enumerate(looks):
             if look > at:
                 state, at = self._advance(state, numbers, self.data, jnp.int32(look - at)), look
             wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state.params)
             found = {name: np.asarray(values, np.float64) for name, values in self._evaluate(wide, self.data).items()}
             seen.append(found | {"norm": np.linalg.norm(flattened(state.params).astype(np.float64), axis=-1)})
-            tell(number, state.params)
-        return state.optimizer, {name: np.stack([each[name] for each in seen], -1) for name in seen[0]}
+            kept = state.params if number == range(len(looks))[keep] else kept
+            tell()
+        return Trained(kept, state.optimizer, {name: np.stack([each[name] for each in seen], -1) for name in seen[0]})
 
     def _compiled(self, complete: Callable[[Any], Policy]) -> Callable[..., State]:
         """A loop of steps, vmapped over seeds and formats; the step count and the keys are those of all formats."""
@@ -108,10 +121,13 @@ class Training:
             return self._step(state, self._task.batch(batch_key(state), data), complete(policy))[0]
 
         seeds = jax.vmap(one, in_axes=(inner, None, 0), out_axes=inner)
-        every = jax.vmap(seeds, in_axes=(outer, 0, None), out_axes=outer, axis_size=None)
-        if self._dtype is not None:  # no numbers to map over
-            every = jax.vmap(seeds, in_axes=(outer, None, None), out_axes=outer)
-        return jax.jit(lambda state, policy, data, steps: jax.lax.fori_loop(0, steps, lambda _, now: every(now, policy, data), state))
+        every = jax.vmap(seeds, in_axes=(outer, None if self._dtype else 0, None), out_axes=outer)
+
+        @jax.jit
+        def advance(state: State, policy: Any, data: Any, steps: Any) -> State:
+            return jax.lax.fori_loop(0, steps, lambda _, now: every(now, policy, data), state)
+
+        return advance
 
 
 def flattened(params: Any) -> np.ndarray:
