@@ -38,8 +38,8 @@ REGISTERS: dict[str, Register] = {
 def kind_of(name: str) -> str:
     """What a register is, as far as a shrinking goes: registers of one kind are averaged.
 
-    A quarter of a weight of eight bits underflows as often as not where it is small: it is no floating point of the kind in which
-    nothing falls off.
+    A quarter of a weight of eight bits underflows as often as not where it is small: it is no floating point of the kind in
+    which nothing falls off.
 
     Example:
         >>> [kind_of(name) for name in ("bfloat16", "float8_e4m3fn", "fixed8")]

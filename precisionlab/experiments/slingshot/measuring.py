@@ -1,4 +1,4 @@
-"""One problem, slung: overfit in every register, sling in every arm, train on, and look at losses, norms and learned functions."""
+"""One problem, slung: overfit in every register, sling in every arm, train on, and look at what became of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from precisionlab.numerics.modes import Mode
 __all__ = ["measure_slingshot"]
 
 _READ = 0.1
-"""When the spectra after training are taken, and the share of the steps over which weight decay alone would scale by the factor."""
+"""When spectra after training are taken; weight decay alone would scale by its arm's factor by then."""
 
 
 def measure_slingshot(

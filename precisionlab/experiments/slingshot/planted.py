@@ -1,12 +1,14 @@
 """Planted worlds: what the rule on the mechanism says where it is known what became of the high frequencies, and why.
 
-Each is shrunk by the same code as the networks, looked at through the same spectra and judged by the same rule, in every run. If one of
-them is not named rightly, the run is invalid.
+Each is shrunk by the same code as the networks, looked at through the same spectra and judged by the same rule, in every run.
+If one of them is not named rightly, the run is invalid.
 
-    last bits    a slow wave with a weight near 1 and a fast one whose weight is the last bit of a fixed-point register: a quarter
+    last bits    a slow wave with a weight near 1 and a fast one whose weight is the last bit of a fixed-point register: one
+                 quarter
                  of it is no number of the register. The essay's mechanism, as it is meant.
     exponent     the same weights in bfloat16, where a quarter of them is exact.
-    bending      tanh of a large wave, in float32: shrunk, it is the wave, and its overtones are gone; no register has lost them.
+    bending      tanh of a large wave, in float32: shrunk, it is the wave, and its overtones are gone; no register
+                 has lost them.
 """
 
 from typing import NamedTuple

@@ -66,8 +66,8 @@ def centred(values: Any) -> np.ndarray:
     """Functions less their mean under the window's weights, which is what puts no power at frequency 0.
 
     A constant is no variation, but the window gives a third of its power to the first frequency above 0. Where a network's
-    constant grows beside the rest of it (as it does when all weights shrink: an output's bias does so by the factor, what passes
-    through two layers by its square), the share of everything else would seem to fall.
+    constant grows beside the rest of it (as it does when all weights shrink: an output's bias does so by the factor, what
+    passes through two layers by its square), the share of everything else would seem to fall.
 
     Args:
         values: shape `(..., points)`.

@@ -1,8 +1,9 @@
 """Does it help an overfitted network to shrink all its weights and train a little more, and do high frequencies fall off?
 
-N. Teague ("Global Minima: data types matter", 2022) proposes the slingshot: train to overfit on little data, multiply every weight by
-0.2, train a few epochs more, until the weights are as large as before. He expects generalization to improve because the
-high-frequency parts of the learned function, small in the weights, fall off the register. These are two claims, and each has rivals:
+N. Teague ("Global Minima: data types matter", 2022) proposes the slingshot: train to overfit on little data, multiply every
+weight by 0.2, train a few epochs more, until the weights are as large as before. He expects generalization to improve because
+the high-frequency parts of the learned function, small in the weights, fall off the register. These are two claims, and each has
+rivals:
 
     the effect      shrinking takes the network back to a larger training loss, where the same run generalized better before:
                     early stopping at equal training loss. Or any small weights would do: fresh ones, or the same ones permuted,
@@ -10,10 +11,10 @@ high-frequency parts of the learned function, small in the weights, fall off the
                     depends on when one looks: after 1, 2.5, 5, 10 and 50 % more steps, and when the norm is back.
     the mechanism   in the shrunk function high frequencies can be missing because the register lost them, or because tanh of
                     little is a line. A factor 1/4 is exact in floating point barring underflow, and 1/5 costs half an ulp at
-                    most; in fixed point 1/4 drops two bits. So the spectrum of the learned function is taken four times: before;
-                    shrunk, and beside it the same weights shrunk without any rounding; shrunk and *undone*, where only what fell
-                    off the register can be missing; and after the training that follows. Planted worlds, in which it is known what
-                    became of the high frequencies, go through the same rule in every run.
+                    most; in fixed point 1/4 drops two bits. So the spectrum of the learned function is taken four times:
+                    before; shrunk, and beside it the same weights shrunk without any rounding; shrunk and *undone*, where
+                    only what fell off the register can be missing; and after the training that follows. Planted worlds, in
+                    which it is known what became of the high frequencies, go through the same rule in every run.
 
 The files beside this one have the rule of the verdict, the arms and the data. Weights live in their register throughout,
 stochastically rounded (a native dtype rounds to nearest); everything measured is computed on the stored weights, the spectra in
@@ -21,13 +22,11 @@ float64. Adam's moments begin anew in every arm, but for those in which they are
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from precisionlab._nearest import allowed_names
 from precisionlab.experiments.common.experiment import Experiment, Journal, MemoryJournal, Progress, stages
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.slingshot.arms import ARMS, REGISTERS, kind_of
@@ -36,6 +35,7 @@ from precisionlab.experiments.slingshot.measuring import measure_slingshot
 from precisionlab.experiments.slingshot.pictures.figures import FIGURES
 from precisionlab.experiments.slingshot.planted import planted_worlds
 from precisionlab.experiments.slingshot.ratios import early_losses, recovered
+from precisionlab.experiments.slingshot.settings import SlingshotConfig
 from precisionlab.experiments.slingshot.sizes import (
     SIZED_ARMS,
     SIZED_REACH,
@@ -54,77 +54,6 @@ from precisionlab.runs.results import Labelled, Result
 __all__ = ["SLINGSHOT", "SlingshotConfig", "run"]
 
 _FOR_CERTAIN = 32
-
-
-@dataclass(frozen=True)
-class SlingshotConfig:
-    """The data, the registers and the training; the arms are always all of `arms`.
-
-    Attributes:
-        data: waves, relu_waves, digits.
-        registers: names in `arms.REGISTERS`.
-        seeds: how many; each has data, labels' noise and initial weights of its own, the same for every register and arm.
-        steps: updates until the slingshot, for each of `data`; a multiple of `chunk`.
-        longest: updates after it, as a share of the steps, for each of `data`, for the arms that go on longest; at least 0.1.
-        sizes: numbers of training points for the question of small data, or none.
-        sized: those of `data` of which it is asked.
-        size_seeds: seeds of that question.
-        chunk: updates between two looks at the losses before the slingshot.
-        mode: how simulated registers round weights.
-        learning_rate: Adam's.
-        width: units of the hidden layers.
-
-    Raises:
-        ValueError: for unknown names, numbers that make no sense, or steps that are no multiples of `chunk`.
-
-    Example:
-        >>> SlingshotConfig(data=("waves",), steps=(400,), longest=(0.5,), seeds=4).registers[:3]
-        ('float32', 'bfloat16', 'float8_e4m3fn')
-    """
-
-    data: tuple[str, ...] = ("waves", "relu_waves", "digits")
-    registers: tuple[str, ...] = ("float32", "bfloat16", "float8_e4m3fn", "fixed12", "fixed8")
-    seeds: int = 32
-    steps: tuple[int, ...] = (3600, 3600, 1600)
-    longest: tuple[float, ...] = (1.25, 0.1, 1.25)
-    sizes: tuple[int, ...] = (16, 64, 128, 512)
-    sized: tuple[str, ...] = ("waves", "digits")
-    size_seeds: int = 16
-    chunk: int = 40
-    mode: str = "stochastic"
-    learning_rate: float = 3e-3
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be run, before anything is."""
-        known = (("data", self.data, TASKS), ("registers", self.registers, REGISTERS), ("mode", (self.mode,), MODES))
-        for field, names, allowed in (*known, ("sized", self.sized, TASKS)):
-            if not names and field != "sized":
-                raise ValueError(f"{field} is empty; name at least one of {', '.join(allowed)}.")
-            for name in names:
-                if name not in allowed:
-                    raise ValueError(f'{field} holds an unknown name "{name}"; {allowed_names(name, allowed)}')
-            if len(set(names)) != len(names):
-                raise ValueError(f"{field} names {', '.join(names)}; name each once.")
-        for field in ("steps", "longest"):
-            if len(getattr(self, field)) != len(self.data):
-                raise ValueError(f"{field} is {getattr(self, field)}; give one number for each of {', '.join(self.data)}.")
-        for field, value in (
-            ("seeds", self.seeds),
-            ("size_seeds", self.size_seeds),
-            ("chunk", self.chunk),
-            ("width", self.width),
-        ):
-            if value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1.")
-        if any(value < 1 or value % self.chunk for value in self.steps):
-            raise ValueError(f"steps is {self.steps}; allowed are positive multiples of chunk={self.chunk}.")
-        if not all(np.isfinite(value) and value >= 0.1 for value in self.longest):
-            raise ValueError(f"longest is {self.longest}; allowed are shares of the steps of at least 0.1, such as 0.5.")
-        if any(value < 2 for value in self.sizes) or len(set(self.sizes)) != len(self.sizes):
-            raise ValueError(f"sizes is {self.sizes}; allowed are different whole numbers of points, at least 2.")
-        if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be a positive number.")
 
 
 def run(config: SlingshotConfig, *, journal: Journal | None = None, progress: Progress | None = None) -> Result:
@@ -149,7 +78,7 @@ def run(config: SlingshotConfig, *, journal: Journal | None = None, progress: Pr
     return _result(config, found)
 
 
-def _stages(config: SlingshotConfig) -> dict[str, tuple[str, tuple[str, ...], int | None]]:
+def _stages(config: SlingshotConfig) -> Mapping[str, tuple[str, tuple[str, ...], int | None]]:
     """Data, registers and points of each stage: the simulated formats together, each native dtype, each number of points."""
     simulated = tuple(name for name in config.registers if REGISTERS[name].dtype is None)
     parts = ([simulated] if simulated else []) + [(name,) for name in config.registers if name not in simulated]
@@ -292,8 +221,8 @@ SLINGSHOT = Experiment(
     },
     run=run,
     columns=(
-        "data", "points", "registers", "arm", "against", "at_1", "at_2.5", "at_5", "at_10", "at_50", "at_norm", "norm_back", "shrunk",
-        "exact", "undone",
+        "data", "points", "registers", "arm", "against", "at_1", "at_2.5", "at_5", "at_10", "at_50", "at_norm", "norm_back",
+        "shrunk", "exact", "undone",
     ),
     figures=FIGURES,
 )  # fmt: skip

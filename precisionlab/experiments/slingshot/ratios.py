@@ -1,8 +1,8 @@
 """Ratios by seed, in logarithms, averaged over the registers of one kind: what claims and rows are made of.
 
-`of` is what was measured of one data set: arrays over F registers, A arms and S seeds, by name: `path_test`, `path_train` (F, S, looks),
-`test`, `train`, `norm` (F, A, S, looks), `norm_before`, `memorized` (F, S), `early` (F, A, S), `high`, `total` (F, A, points, S),
-and `shares`, when the later looks were, as shares of the steps before.
+`of` is what was measured of one data set: arrays over F registers, A arms and S seeds, by name: `path_test`, `path_train` (F,
+S, looks), `test`, `train`, `norm` (F, A, S, looks), `norm_before`, `memorized` (F, S), `early` (F, A, S), `high`, `total` (F,
+A, points, S), and `shares`, when the later looks were, as shares of the steps before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from precisionlab.experiments.slingshot.looks import at_equal_loss, at_moment, at_norm
 from precisionlab.experiments.slingshot.spectra import POINTS
 
-__all__ = ["NORM", "READ", "early_losses", "log2", "power_ratio", "recovered", "share_ratio", "test_ratio"]
+__all__ = ["NORM", "READ", "early_losses", "log2", "loss_ratio", "power_ratio", "recovered", "share_ratio"]
 
 READ = 0.1
 """The moment at which the effect is judged, a share of the steps before."""
@@ -21,7 +21,7 @@ NORM = "norm"
 """The other kind of moment: when the norm of all weights is again what it was before."""
 
 
-def test_ratio(
+def loss_ratio(
     of: Mapping[str, Any], members: Sequence[int], arms: Sequence[str], arm: str, against: str, moment: float | str = READ
 ) -> np.ndarray:
     """Log2 of an arm's test loss over another.
@@ -32,7 +32,8 @@ def test_ratio(
         arms: the names of the arms, in order.
         arm: one of them.
         against: before (the slingshot), early (stopping at equal training loss, at `READ` only), or an arm at the same moment.
-        moment: a share of the steps, or `NORM`, where registers in which the norm does not come back are left out of the average.
+        moment: a share of the steps, or `NORM`, where registers in which the norm does not come back are left out of the
+            average.
 
     Returns:
         Shape (S,); NaN where the arm was not trained so long, a loss is no number, or the norm never came back.

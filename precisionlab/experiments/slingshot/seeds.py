@@ -1,4 +1,4 @@
-"""What seeds say without a model of their spread: an exact interval of the median, and a sign test that knows what it cannot know.
+"""What seeds say without a model of their spread: an exact interval of the median, and a sign test.
 
 Both count seeds and nothing else, so that one bad seed costs one count, however bad it is. A seed without a number (NaN, a run
 that diverged) stays in the count: it agrees with no claim, and lies beyond either end of an interval.
@@ -48,8 +48,8 @@ def median_interval(samples: Any, confidence: float = 0.95) -> tuple[float, floa
         confidence: the least probability of covering.
 
     Returns:
-        `(low, high)`, the k-th smallest and largest sample, k as large as the confidence allows; NaN where there are too few (below
-        six at 0.95).
+        `(low, high)`, the k-th smallest and largest sample, k as large as the confidence allows; NaN where there are too few
+        (below six at 0.95).
 
     Raises:
         ValueError: if the samples have not one axis, or `confidence` is not between 0 and 1.

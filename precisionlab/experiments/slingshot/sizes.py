@@ -1,15 +1,16 @@
 """Is the slingshot for small data? The same training with 16 to 512 points, in float32, slung, fresh, and trained on.
 
-More points than a network can memorize leave nothing to mend, and shrinking then throws away what was right: how much is lost, and
-when it is back, is read off at the same shares of the steps as everywhere. The rule asks two things, after 10 % more steps: whether
-there is a gain with the most points, and whether the gain with the fewest is larger than that (a ratio of ratios, by seed).
+More points than a network can memorize leave nothing to mend, and shrinking then throws away what was right: how much is
+lost, and when it is back, is read off at the same shares of the steps as everywhere. The rule asks two things, after 10 %
+more steps: whether there is a gain with the most points, and whether the gain with the fewest is larger than that (a ratio of
+ratios, by seed).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from precisionlab.experiments.slingshot.arms import ARMS, Arm
-from precisionlab.experiments.slingshot.ratios import test_ratio
+from precisionlab.experiments.slingshot.ratios import loss_ratio
 from precisionlab.experiments.slingshot.verdicts import ROLES, Answer, Question
 
 __all__ = ["SIZED_ARMS", "SIZED_REACH", "SIZED_REGISTER", "size_questions", "size_sentence"]
@@ -35,7 +36,7 @@ def size_questions(data: str, found: Mapping[int, Mapping[str, Any]]) -> list[Qu
     if len(found) < 2:
         return []
     few, many = min(found), max(found)
-    small, large = (test_ratio(found[points], [0], list(SIZED_ARMS), ROLES["essay"], "before") for points in (few, many))
+    small, large = (loss_ratio(found[points], [0], list(SIZED_ARMS), ROLES["essay"], "before") for points in (few, many))
     group = (data, f"{few} to {many} points")
     return [
         Question(
@@ -72,7 +73,7 @@ def size_sentence(data: str, answers: Mapping[tuple[str, str], Mapping[str, Answ
                 None: "whether fewer points gain more is undecided",
             }
             return [
-                f"{data}, {points}: with {many} there {gain} after 10 % more steps ({of['large'].measured:.2g} of the test loss before); "
-                f"{less[of['small'].smaller]} (ratio {of['small'].measured:.2g})."
+                f"{data}, {points}: with {many} there {gain} after 10 % more steps ({of['large'].measured:.2g} of the test "
+                f"loss before); {less[of['small'].smaller]} (ratio {of['small'].measured:.2g})."
             ]
     return []

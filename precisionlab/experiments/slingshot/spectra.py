@@ -2,9 +2,9 @@
 
 At the second time the function is what the shrunk weights compute, of which the essay speaks. There high frequencies can be
 missing because the register lost them, or because the network bends less where its weights are small: tanh of little is a line,
-and a ReLU network of several layers changes its kinks, since the factor acts once on a bias and twice on what passed through a layer
-before it. So a fifth spectrum stands beside it, that of the same weights scaled in float64 and never rounded: there is no
-register in it. At the third time only what fell off the register can be missing.
+and a ReLU network of several layers changes its kinks, since the factor acts once on a bias and twice on what passed through
+a layer before it. So a fifth spectrum stands beside it, that of the same weights scaled in float64 and never rounded: there
+is no register in it. At the third time only what fell off the register can be missing.
 
 All of them are those of the function less its mean (`power.centred`), in float64.
 """

@@ -1,8 +1,8 @@
 """Problems small enough to overfit, each with data of its own for every seed, and a way to look at what was learned.
 
-A sine with noise, learned by regression, with tanh or with ReLU; and handwritten digits, of which some labels are wrong. All know which part of their
-training data is noise, so that one can say how much of it a network has memorized, and both give lines through their inputs
-along which a learned function has a spectrum.
+A sine with noise, learned by regression, with tanh or with ReLU; and handwritten digits, of which some labels are wrong. All
+know which part of their training data is noise, so that one can say how much of it a network has memorized, and both give
+lines through their inputs along which a learned function has a spectrum.
 """
 
 from collections.abc import Callable
@@ -182,4 +182,5 @@ TASKS: dict[str, Callable[..., Task]] = {"waves": noisy_wave, "relu_waves": nois
 """By name; called with the width of the hidden layers and, for other than the usual ones, the number of points."""
 
 SHAPE_KEPT = ("digits",)
-"""Where shrinking all weights by a only multiplies the function by a power of a and adds a constant: one hidden layer of ReLU."""
+"""Where shrinking all weights by a only multiplies the function by a power of a and adds a constant: one hidden layer of
+ReLU."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from precisionlab.experiments.slingshot.arms import ARMS
 from precisionlab.experiments.slingshot.looks import MOMENTS
-from precisionlab.experiments.slingshot.ratios import NORM, power_ratio, recovered, share_ratio, test_ratio
+from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, recovered, share_ratio
 from precisionlab.experiments.slingshot.seeds import median, median_interval
 from precisionlab.experiments.slingshot.verdicts import ROLES, Answer, overfitted
 
@@ -93,7 +93,7 @@ def _mechanism(groups: Sequence[tuple[str, str]], answers: Any, mechanism: Any, 
     shrunk = {
         True: f"in the shrunk function the share of high frequencies is {of('shrunk')} of that before",
         False: f"in the shrunk function the share of high frequencies does not fall ({of('shrunk')} of that before)",
-        None: f"in the shrunk function it is undecided whether the share of high frequencies falls ({of('shrunk')} of that before)",
+        None: f"whether high frequencies lose share in the shrunk function is undecided ({of('shrunk')} of that before)",
     }[said["shrunk"]]
     exact = {
         True: "and smaller than without any rounding: the register takes some of it",
@@ -104,7 +104,7 @@ def _mechanism(groups: Sequence[tuple[str, str]], answers: Any, mechanism: Any, 
     undone = f"undone, high frequencies have {of('high')} of their power and {of('share')} of their share"
     verdict = {
         "supported": "something high fell off the register: the essay's mechanism is supported",
-        "not supported": "nothing high, or nothing high in particular, fell off the register: the essay's mechanism is not supported",
+        "not supported": "nothing high fell off the register that others did not: the essay's mechanism is not supported",
         "undecided": "whether something high fell off the register is undecided",
     }[mechanism[groups[0]]]
     return f"{shrunk}, {exact} (ratio {of('register')}); {undone}: {verdict}"
@@ -121,8 +121,9 @@ def rows_of(data: str, of: Mapping[str, Any], kinds: Sequence[str], arms: Sequen
 
     Returns:
         A row for each kind, arm and what it is compared with: `at_1`, `at_2.5`, ..., test losses slung over those compared
-        with, at the moments; of the arms that go on longest `at_norm`, and `norm_back`, how many runs got there; where the comparison is with before, shares of high
-        frequencies over those before: `shrunk`, `exact`, `undone`, `after`, and the power undone over that before, `power_undone`.
+        with, at the moments; of the arms that go on longest `at_norm`, and `norm_back`, how many runs got there; where the
+        comparison is with before, shares of high frequencies over those before: `shrunk`, `exact`, `undone`, `after`, and the
+        power undone over that before, `power_undone`.
     """
     rows = []
     for kind in dict.fromkeys(kinds):
@@ -132,7 +133,7 @@ def rows_of(data: str, of: Mapping[str, Any], kinds: Sequence[str], arms: Sequen
             for against in ("before", *(["early"] if arm == ROLES["essay"] else []), *rivals):
                 back = against == "before" and arm in ARMS and ARMS[arm].factor != 1 and ARMS[arm].reach > MOMENTS[-1]
                 moments = (0.1,) if against == "early" else (*MOMENTS, *([NORM] if back and "high" in of else []))
-                samples = {f"at_{_name(at)}": test_ratio(of, members, arms, arm, against, at) for at in moments}
+                samples = {f"at_{_name(at)}": loss_ratio(of, members, arms, arm, against, at) for at in moments}
                 if against == "before" and "high" in of:
                     samples |= {
                         point: share_ratio(of, members, place, point) for point in ("shrunk", "exact", "undone", "after")

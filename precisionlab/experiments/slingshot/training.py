@@ -1,7 +1,7 @@
 """Networks trained side by side, all registers and seeds in one compiled program, whose length is an argument.
 
-`training.loops` compiles anew for every number of networks and of steps, and keeps a record of every update. A slingshot has two
-dozen short trainings of the same networks and reads their losses alone: it takes the same step, and leaves the rest out.
+`training.loops` compiles anew for every number of networks and of steps, and keeps a record of every update. A slingshot has
+two dozen short trainings of the same networks and reads their losses alone: it takes the same step, and leaves the rest out.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,10 @@
 """What follows from a slingshot's numbers: the rule, fixed before any run, and nothing but numpy.
 
-Every question is whether something is *smaller by more than a margin* of 5 %: a ratio, in every seed, averaged in logarithms over
-the registers of one kind. One side predicts that it is, another that it is not. Which of them is right is told by a sign test of
-the seeds on either side of the margin; all questions of a run are one family, adjusted by Holm, and a question without numbers stays
-in it. The interval beside a claim is the exact one of the median, for itself. A seed without a number agrees with neither side.
+Every question is whether something is *smaller by more than a margin* of 5 %: a ratio, in every seed, averaged in logarithms
+over the registers of one kind. One side predicts that it is, another that it is not. Which of them is right is told by a sign
+test of the seeds on either side of the margin; all questions of a run are one family, adjusted by Holm, and a question
+without numbers stays in it. The interval beside a claim is the exact one of the median, for itself. A seed without a number
+agrees with neither side.
 
     overfits    share of the noise memorized > 0.5            where it is not, nothing is said of the effect
     before      test loss after 10 % more steps / before it   the essay: smaller; no effect: not
@@ -18,8 +19,9 @@ in it. The interval beside a claim is the exact one of the median, for itself. A
     high        high power, shrunk and undone / before        the essay: smaller; no loss: not
     share       share of it, shrunk and undone / before       the essay: smaller; no loss: not
 
-The mechanism is supported if `high` and `share` both are smaller (high frequencies fell off the register, and more than the others),
-not supported if one of them is not, and undecided otherwise. The rows of a run ask many more things; they describe, and decide nothing.
+The mechanism is supported if `high` and `share` both are smaller (high frequencies fell off the register, and more than the
+others), not supported if one of them is not, and undecided otherwise. The rows of a run ask many more things; they describe,
+and decide nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precisionlab.experiments.slingshot.ratios import NORM, power_ratio, share_ratio, test_ratio
+from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, share_ratio
 from precisionlab.experiments.slingshot.seeds import agreeing, median, median_interval, sign_test
 from precisionlab.experiments.slingshot.tasks import SHAPE_KEPT
 from precisionlab.runs.inference import holm
@@ -148,7 +150,7 @@ def decide(asked: Sequence[Question]) -> list[Answer]:
 
 
 def overfitted(of: Mapping[str, Any], members: Sequence[int]) -> list[int]:
-    """The registers that memorized most of the noise in the median seed; all of them if none did: then there is nothing to mend."""
+    """The registers that memorized most of the noise in the median seed; all of them if none did."""
     memorized = np.asarray(of["memorized"], np.float64)
     return [i for i in members if median(memorized[i]) > 0.5] or list(members)
 
@@ -208,7 +210,7 @@ def _questions(group: tuple[str, str], of: Mapping[str, Any], members: list[int]
     return [
         Question(group, "overfits", "share of the noise memorized", (("the rule",), ()), noise),
         *(
-            Question(group, role, text, (("the essay",), (rival,)), test_ratio(of, overfit, arms, essay, against, moment))
+            Question(group, role, text, (("the essay",), (rival,)), loss_ratio(of, overfit, arms, essay, against, moment))
             for role, text, rival, against, moment in rows
         ),
         *spectral(group, of, members, list(arms).index(essay)),

@@ -51,9 +51,14 @@ def draw_courses(result: Result) -> Any:
                     panel.plot(*at, "*", color=colour, markersize=13, markeredgecolor="white", zorder=5)
                     side = -1 if number == 0 else 1
                     panel.annotate(
-                        f"{back.sum()}/{back.size}", at, textcoords="offset points", xytext=(0, 11 * side - 4), ha="center", color=colour,
+                        f"{back.sum()}/{back.size}",
+                        at,
+                        textcoords="offset points",
+                        xytext=(0, 11 * side - 4),
+                        ha="center",
+                        color=colour,
                         fontsize=9,
-                    )  # fmt: skip
+                    )
         for moment in MOMENTS:
             panel.axvline(100 * moment, color="0.85", linewidth=0.8, zorder=0)
         panel.axhline(1, color="0.4", linewidth=1, linestyle="--")

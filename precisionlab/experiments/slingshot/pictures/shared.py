@@ -29,7 +29,8 @@ def medians(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     most = np.mean(np.isnan(rows), axis=-1) < 0.5
     middle = np.array([np.nanmedian(row) if enough else np.nan for row, enough in zip(rows, most, strict=True)])
     ends = np.array([median_interval(row) if enough else (np.nan, np.nan) for row, enough in zip(rows, most, strict=True)])
-    return tuple(2.0 ** values.reshape(logs.shape[:-1]) for values in (middle, ends[:, 0], ends[:, 1]))  # pyright: ignore[reportReturnType]
+    shape = logs.shape[:-1]
+    return 2.0 ** middle.reshape(shape), 2.0 ** ends[:, 0].reshape(shape), 2.0 ** ends[:, 1].reshape(shape)
 
 
 def one_of_each_kind(result: Result) -> list[int]:
