@@ -18,16 +18,16 @@ _EARLY = (0.0, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1)
 
 
 def look_shares(longest: float) -> tuple[float, ...]:
-    """When the losses are taken, as shares of the steps before: densely at first, then at every twentieth.
+    """When the losses are taken, as shares of the steps before: densely at first, in the end in tenths.
 
     Args:
-        longest: the last of them, at least 0.1.
+        longest: the last of them, at least 0.1; beyond 0.5 in tenths.
 
     Example:
         >>> look_shares(0.2)
         (0.0, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
     """
-    return (*_EARLY, *(round(k / 20, 2) for k in range(3, round(20 * longest) + 1)))
+    return (*_EARLY, *(k / 20 for k in range(3, 10) if k <= 20 * longest), *(k / 10 for k in range(5, round(10 * longest) + 1)))
 
 
 def at_moment(values: np.ndarray, shares: Any, moment: float) -> np.ndarray:

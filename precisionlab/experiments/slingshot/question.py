@@ -2,8 +2,8 @@
 
 N. Teague ("Global Minima: data types matter", 2022) proposes the slingshot: train to overfit on little data, multiply every
 weight by 0.2, train a few epochs more, until the weights are as large as before. He expects generalization to improve because
-the high-frequency parts of the learned function, small in the weights, fall off the register. These are two claims, and each has
-rivals:
+the high-frequency parts of the learned function, small in the weights, fall off the register. These are two claims, and each
+has rivals:
 
     the effect      shrinking takes the network back to a larger training loss, where the same run generalized better before:
                     early stopping at equal training loss. Or any small weights would do: fresh ones, or the same ones permuted,
@@ -193,7 +193,7 @@ def _verdict(config: SlingshotConfig, measured: Mapping[str, Mapping[str, Any]],
     told += [sentence for data in config.data for sentence in size_sentence(data, judged.answers)]
     invalid = "" if valid else "invalid: the rule does not name every planted world rightly. "
     few = "" if config.seeds >= _FOR_CERTAIN else f" ({config.seeds} seeds can leave undecided what {_FOR_CERTAIN} decide.)"
-    return invalid + " ".join(told) + few
+    return invalid + "\n".join(told) + few
 
 
 SLINGSHOT = Experiment(
@@ -214,7 +214,7 @@ SLINGSHOT = Experiment(
             "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "fixed16", "fixed12", "fixed8", "native bfloat16",
             "native float16",
         ),
-        "longest": (3.0, 1.25, 3.0),
+        "longest": (3.0, 1.3, 3.0),
         "sizes": (16, 32, 64, 128, 256, 512),
         "sized": ("waves", "relu_waves", "digits"),
         "size_seeds": 32,

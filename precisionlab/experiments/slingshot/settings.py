@@ -42,10 +42,10 @@ class SlingshotConfig:
     registers: tuple[str, ...] = ("float32", "bfloat16", "float8_e4m3fn", "fixed12", "fixed8")
     seeds: int = 32
     steps: tuple[int, ...] = (3600, 3600, 1600)
-    longest: tuple[float, ...] = (1.25, 0.1, 1.25)
-    sizes: tuple[int, ...] = (16, 64, 128, 512)
+    longest: tuple[float, ...] = (1.3, 0.1, 1.3)
+    sizes: tuple[int, ...] = (16, 128, 512)
     sized: tuple[str, ...] = ("waves", "digits")
-    size_seeds: int = 16
+    size_seeds: int = 32
     chunk: int = 40
     mode: str = "stochastic"
     learning_rate: float = 3e-3

@@ -73,7 +73,7 @@ def size_sentence(data: str, answers: Mapping[tuple[str, str], Mapping[str, Answ
                 None: "whether fewer points gain more is undecided",
             }
             return [
-                f"{data}, {points}: with {many} there {gain} after 10 % more steps ({of['large'].measured:.2g} of the test "
-                f"loss before); {less[of['small'].smaller]} (ratio {of['small'].measured:.2g})."
+                f"{data}, {points}: with {many} there {gain} after 10 % more steps ({of['large'].measured:.2f} of the test "
+                f"loss before); {less[of['small'].smaller]} (ratio {of['small'].measured:.2f})."
             ]
     return []

@@ -3,7 +3,7 @@
 Kinds of registers of which the same is said are told of together, their numbers as a range.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from precisionlab.experiments.slingshot.arms import ARMS
@@ -34,80 +34,73 @@ def sentences(
     """
     told = []
     for roles, tell in ((_EFFECT, _effect), (_MECHANISM, _mechanism)):
+        asked = [group for group, of in answers.items() if all(role in of for role in roles)]
         alike: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
-        for group in (group for group, of in answers.items() if all(role in of for role in roles)):
+        for group in asked:
             said = tuple(answers[group][role].smaller for role in roles)
             if roles is _EFFECT and not said[0]:
                 said = said[:1]
             alike.setdefault((group[0], said, mechanism[group] if roles is _MECHANISM else ""), []).append(group)
         for (data, *_), groups in alike.items():
-            kinds = " and ".join(kind for _, kind in groups)
+            every = len(groups) == sum(group[0] == data for group in asked)
+            kinds = "all registers" if every else " and ".join(kind for _, kind in groups)
             told.append(f"{data}, {kinds}: {tell(groups, answers, mechanism, counts)}.")
     return told
 
 
 def _effect(groups: Sequence[tuple[str, str]], answers: Any, _: Any, counts: Any) -> str:
-    said = {role: answers[groups[0]][role].smaller for role in _EFFECT}
-
-    def of(role: str) -> str:
-        return _range(answers[group][role].measured for group in groups)
-
+    said, of = _read(groups, answers, _EFFECT)
     if said["overfits"] is not True:
         return f"the networks are not shown to memorize the noise (share {of('overfits')}), so nothing is said of an effect"
-    started = {
-        True: f"after 10 % more steps the test loss is {of('before')} of what it was before",
-        False: f"after 10 % more steps the test loss is not lower than before ({of('before')} of it)",
-        None: f"after 10 % more steps it is undecided whether the test loss is lower than before ({of('before')} of it)",
-    }[said["before"]]
+    better = {True: "lower", False: "not lower", None: "not decidedly lower"}[said["before"]]
+    told = [f"after 10 % more steps the test loss is {better} than before ({of('before')} of it)"]
     if said["before"] is True:
-        of_longer = {
-            True: "training on without does not give that",
-            False: "training on gives it too",
-            None: "training on may give it too",
-        }
-        of_early = {
-            True: "early stopping at equal training loss does not give as much",
-            False: "early stopping at equal training loss gives as much",
-            None: "early stopping at equal training loss may give as much",
-        }
-        started += f"; {of_longer[said['longer']]} (ratio {of('longer')}), {of_early[said['early']]} ({of('early')})"
-    word = {True: "ahead of", False: "not ahead of", None: "not decidedly ahead of"}
-    fresh = (
-        f"{word[said['soon']]} fresh weights of the same norms after 2.5 % more steps ({of('soon')}), "
-        f"{word[said['fresh']]} them after 10 % ({of('fresh')})"
+        word = {True: "does not do as well", False: "does as well", None: "may do as well"}
+        told.append(
+            f"training on without a slingshot {word[said['longer']]} (ratio {of('longer')}), stopping early at equal training "
+            f"loss {word[said['early']]} ({of('early')})"
+        )
+    ahead = {True: "ahead of", False: "not ahead of", None: "not decidedly ahead of"}
+    told.append(
+        f"{ahead[said['soon']]} fresh weights of the same norms after 2.5 % more steps ({of('soon')}), "
+        f"{ahead[said['fresh']]} them after 10 % ({of('fresh')})"
     )
     there, runs = (sum(counts[group][place] for group in groups) for place in (0, 1))
-    back = f"{there} of {runs} runs came back to the norm before within {100 * counts[groups[0]][2]:g} % more steps"
+    back = f"the norm of before is back in {there} of {runs} runs within {100 * counts[groups[0]][2]:g} % more steps"
     if there:
-        left = {True: "the gain was still there", False: "the gain was gone", None: "whether a gain was left is undecided"}
-        back += f", where {left[said['norm']]} ({of('norm')} of the test loss before)"
-    return f"{started}; {fresh}; {back}"
+        left = {True: "the gain is still there", False: "the gain is gone", None: "whether a gain is left is undecided"}
+        back += f", and then {left[said['norm']]} ({of('norm')} of the test loss before)"
+    return "; ".join([*told, back])
 
 
 def _mechanism(groups: Sequence[tuple[str, str]], answers: Any, mechanism: Any, _: Any) -> str:
-    said = {role: answers[groups[0]][role].smaller for role in _MECHANISM}
-
-    def of(role: str) -> str:
-        return _range(answers[group][role].measured for group in groups)
-
-    shrunk = {
-        True: f"in the shrunk function the share of high frequencies is {of('shrunk')} of that before",
-        False: f"in the shrunk function the share of high frequencies does not fall ({of('shrunk')} of that before)",
-        None: f"whether high frequencies lose share in the shrunk function is undecided ({of('shrunk')} of that before)",
-    }[said["shrunk"]]
+    said, of = _read(groups, answers, _MECHANISM)
+    falls = {True: "lower", False: "not lower", None: "not decidedly lower"}[said["shrunk"]]
     exact = {
-        True: "and smaller than without any rounding: the register takes some of it",
-        False: "and the same without any rounding: "
-        + ("the nonlinearity takes it" if said["shrunk"] else "the register takes nothing"),
-        None: "and undecided whether that of the same weights without any rounding is larger",
+        True: "lower than where nothing is rounded: the register takes some of it",
+        False: "no lower than where nothing is rounded: "
+        + ("the nonlinearity does it" if said["shrunk"] else "no register shows"),
+        None: "not decidedly lower than where nothing is rounded",
     }[said["register"]]
-    undone = f"undone, high frequencies have {of('high')} of their power and {of('share')} of their share"
+    why = "nothing high fell off the register" if said["high"] is False else "what fell off the register was not high"
     verdict = {
-        "supported": "something high fell off the register: the essay's mechanism is supported",
-        "not supported": "nothing high fell off the register that others did not: the essay's mechanism is not supported",
+        "supported": "something high fell off the register, the essay's mechanism is supported",
+        "not supported": f"{why}, the essay's mechanism is not supported",
         "undecided": "whether something high fell off the register is undecided",
     }[mechanism[groups[0]]]
-    return f"{shrunk}, {exact} (ratio {of('register')}); {undone}: {verdict}"
+    return (
+        f"in the shrunk function the share of high frequencies is {falls} than before ({of('shrunk')} of it), and {exact} "
+        f"(ratio {of('register')}); shrunk and undone, high frequencies have {of('high')} of their power and {of('share')} of "
+        f"their share: {verdict}"
+    )
+
+
+def _read(
+    groups: Sequence[tuple[str, str]], answers: Any, roles: Sequence[str]
+) -> tuple[dict[str, bool | None], Callable[[str], str]]:
+    """What all of the groups answer, and the range of their numbers."""
+    said = {role: answers[groups[0]][role].smaller for role in roles}
+    return said, lambda role: _range(answers[group][role].measured for group in groups)
 
 
 def rows_of(data: str, of: Mapping[str, Any], kinds: Sequence[str], arms: Sequence[str]) -> list[dict[str, Any]]:
@@ -155,5 +148,5 @@ def _name(moment: float | str) -> str:
 
 
 def _range(values: Iterable[float]) -> str:
-    texts = [f"{value:.2g}" for value in sorted(values)]
+    texts = [f"{value:.2f}" if value >= 0.1 else f"{value:.1g}" for value in sorted(values)]
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"

@@ -54,8 +54,8 @@ def draw_courses(result: Result) -> Any:
                         f"{back.sum()}/{back.size}",
                         at,
                         textcoords="offset points",
-                        xytext=(0, 11 * side - 4),
-                        ha="center",
+                        xytext=(9 * -side, 12 * side - 4),
+                        ha="left" if side < 0 else "right",
                         color=colour,
                         fontsize=9,
                     )
@@ -101,13 +101,13 @@ def draw_sizes(result: Result) -> Any:
                 linewidth=1.3, elinewidth=1, label=f"{100 * moment:g} %",
             )  # fmt: skip
         panel.axhline(1, color="0.4", linewidth=1, linestyle="--")
-        words = "before" if against == "before" else "fresh weights of the same norms"
-        panel.set(xscale="log", yscale="log", xlabel="training points", title=f"{WORDS.get(data, data)}: / {words}")
+        words = "before" if against == "before" else "fresh, same norms"
+        panel.set(xscale="log", yscale="log", xlabel="training points", title=f"{WORDS.get(data, data)}: slung / {words}")
         panel.set_xticks(sizes[order], [str(size) for size in sizes[order]])
         panel.minorticks_off()
         panel.grid(which="major", alpha=0.25)
         plain(panel.yaxis)
-    panels[0].set_ylabel("test loss slung / ...")
+    panels[0].set_ylabel("ratio of test losses")
     panels[-1].legend(title="more steps", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
     figure.suptitle(f"Small data (float32, medians of {len(result.coords['size_seed'])} seeds, 95 % intervals)")
     return figure
