@@ -74,7 +74,7 @@ class Arm(NamedTuple):
 
 
 ARMS: dict[str, Arm] = {
-    "none": Arm(reach=math.inf),
+    "none": Arm(reach=0.5),
     "none, moments kept": Arm(moments=True),
     "0.5": Arm("scale", 0.5),
     "0.25": Arm("scale", 0.25),

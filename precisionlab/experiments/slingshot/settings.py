@@ -39,7 +39,7 @@ class SlingshotConfig:
     """
 
     data: tuple[str, ...] = ("waves", "relu_waves", "digits")
-    registers: tuple[str, ...] = ("float32", "bfloat16", "float8_e4m3fn", "fixed12", "fixed8")
+    registers: tuple[str, ...] = ("float32", "bfloat16", "float8_e4m3fn", "fixed8")
     seeds: int = 32
     steps: tuple[int, ...] = (3600, 3600, 1600)
     longest: tuple[float, ...] = (1.3, 0.1, 1.3)

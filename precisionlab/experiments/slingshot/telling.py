@@ -78,8 +78,7 @@ def _mechanism(groups: Sequence[tuple[str, str]], answers: Any, mechanism: Any, 
     falls = {True: "lower", False: "not lower", None: "not decidedly lower"}[said["shrunk"]]
     exact = {
         True: "lower than where nothing is rounded: the register takes some of it",
-        False: "no lower than where nothing is rounded: "
-        + ("the nonlinearity does it" if said["shrunk"] else "no register shows"),
+        False: "no lower than where nothing is rounded" + (": the nonlinearity does it" if said["shrunk"] else ""),
         None: "not decidedly lower than where nothing is rounded",
     }[said["register"]]
     why = "nothing high fell off the register" if said["high"] is False else "what fell off the register was not high"
