@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-__all__ = ["agreeing", "median", "median_interval", "sign_test"]
+__all__ = ["agreeing", "finite_or_none", "median", "median_interval", "sign_test"]
 
 
 def sign_test(samples: Any, null: float = 0.0) -> float:
@@ -103,6 +103,20 @@ def agreeing(samples: Any, bound: float, below: bool) -> int:
     """
     values = _checked("agreeing", samples)
     return int(np.sum(values < bound if below else values >= bound))
+
+
+def finite_or_none(low: float, high: float) -> tuple[float, float]:
+    """An interval to be shown: NaN at both ends where one of them is infinite, for then it says nothing.
+
+    Args:
+        low: lower end.
+        high: upper end.
+
+    Example:
+        >>> finite_or_none(0.5, 2.0), finite_or_none(0.5, float("inf"))
+        ((0.5, 2.0), (nan, nan))
+    """
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else (math.nan, math.nan)
 
 
 def _checked(where: str, samples: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 from precisionlab.experiments.slingshot.arms import ARMS
 from precisionlab.experiments.slingshot.looks import MOMENTS
 from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, recovered, share_ratio
-from precisionlab.experiments.slingshot.seeds import median, median_interval
+from precisionlab.experiments.slingshot.seeds import finite_or_none, median, median_interval
 from precisionlab.experiments.slingshot.verdicts import ROLES, Answer, overfitted
 
 __all__ = ["rows_of", "sentences"]
@@ -133,7 +133,7 @@ def rows_of(data: str, of: Mapping[str, Any], kinds: Sequence[str], arms: Sequen
                     samples["power_undone"] = power_ratio(of, members, place, "undone")
                 row: dict[str, Any] = {"data": data, "points": of["points"], "registers": kind, "arm": arm, "against": against}
                 for name, logs in samples.items():
-                    low, high = median_interval(logs)
+                    low, high = finite_or_none(*median_interval(logs))
                     row |= {name: 2.0 ** median(logs), f"{name}_low": 2.0**low, f"{name}_high": 2.0**high}
                 if NORM in moments:
                     there, runs = recovered(of, members, arms, arm)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, share_ratio
-from precisionlab.experiments.slingshot.seeds import agreeing, median, median_interval, sign_test
+from precisionlab.experiments.slingshot.seeds import agreeing, finite_or_none, median, median_interval, sign_test
 from precisionlab.experiments.slingshot.tasks import SHAPE_KEPT
 from precisionlab.runs.inference import holm
 from precisionlab.runs.results import Claim
@@ -223,7 +223,7 @@ def _bound(question: Question) -> float:
 
 def _claims(question: Question, answer: Answer) -> list[Claim]:
     """A claim for each side; `held` if the seeds decide for it."""
-    low, high = median_interval(question.samples)
+    low, high = finite_or_none(*median_interval(question.samples))
     noise = question.role == "overfits"
     low, high = (0.5 - high, 0.5 - low) if noise else (2.0**low, 2.0**high)
     predicted = ("> 0.5", "<= 0.5") if noise else (f"< {1 - MARGIN:g}", f">= {1 - MARGIN:g}")

@@ -118,7 +118,7 @@ def test_one_bad_seed_changes_no_answer_and_too_many_do() -> None:
         claim = next(claim for claim in found.claims if "fixed point: test loss slung / before, after" in claim.name)
         assert claim.measured == pytest.approx(0.5, rel=0.05)
         assert claim.name.endswith(f"seen in {32 - bad} of 32 seeds")
-        assert (claim.high < 0.6) == (bad == 1)
+        assert (claim.high < 0.6) == (bad == 1)  # NaN with twelve: an end would be infinite
 
 
 def test_a_question_without_numbers_stays_in_the_family() -> None:
