@@ -9,7 +9,7 @@ NAN = np.nan
 
 
 def test_every_moment_is_looked_at() -> None:
-    for longest in (0.5, 1.25, 3.0):
+    for longest in (0.5, 1.3, 3.0):
         shares = look_shares(longest)
         assert set(MOMENTS) <= set(shares)
         assert shares[-1] == longest
