@@ -91,6 +91,7 @@ def test_a_network_that_memorized_little_has_nothing_to_mend() -> None:
         ({"undone": 0.6}, "supported"),
         ({"undone": 0.95, "undone_low": 0.1}, "not supported"),
         ({"undone": 0.95, "noise": 0.05}, "undecided"),
+        ({"undone": 0.6, "undone_low": 0.635, "noise": 0.05}, "undecided"),
         ({"shrunk": 0.1, "exact": 0.1}, "not supported"),
     ],
 )
