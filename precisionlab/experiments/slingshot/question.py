@@ -45,7 +45,7 @@ from precisionlab.experiments.slingshot.sizes import (
 )
 from precisionlab.experiments.slingshot.spectra import POINTS
 from precisionlab.experiments.slingshot.tasks import TASKS
-from precisionlab.experiments.slingshot.telling import rows_of, sentences
+from precisionlab.experiments.slingshot.telling import in_short, rows_of, sentences
 from precisionlab.experiments.slingshot.verdicts import ROLES, judge, overfitted
 from precisionlab.numerics.modes import MODES
 from precisionlab.runs.configs import ConfigError, config_as_dict
@@ -189,7 +189,7 @@ def _verdict(config: SlingshotConfig, measured: Mapping[str, Mapping[str, Any]],
         for kind in dict.fromkeys(kinds):
             members = overfitted(of, [place for place, other in enumerate(kinds) if other == kind])
             counts[data, kind] = (*recovered(of, members, tuple(ARMS), ROLES["essay"]), of["shares"][-1])
-    told = [*sentences(judged.answers, judged.mechanism, counts)]
+    told = [in_short(judged.answers, judged.mechanism), *sentences(judged.answers, judged.mechanism, counts)]
     told += [sentence for data in config.data for sentence in size_sentence(data, judged.answers)]
     invalid = "" if valid else "invalid: the rule does not name every planted world rightly. "
     few = "" if config.seeds >= _FOR_CERTAIN else f" ({config.seeds} seeds can leave undecided what {_FOR_CERTAIN} decide.)"

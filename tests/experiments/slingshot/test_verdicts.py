@@ -10,7 +10,7 @@ from precisionlab.experiments.slingshot.looks import look_shares
 from precisionlab.experiments.slingshot.ratios import NORM, early_losses, loss_ratio, recovered
 from precisionlab.experiments.slingshot.sizes import SIZED_ARMS, size_questions, size_sentence
 from precisionlab.experiments.slingshot.spectra import POINTS
-from precisionlab.experiments.slingshot.telling import rows_of, sentences
+from precisionlab.experiments.slingshot.telling import in_short, rows_of, sentences
 from precisionlab.experiments.slingshot.verdicts import ROLES, Judged, judge
 
 NAMES = tuple(ARMS)
@@ -195,6 +195,24 @@ def test_sentences_say_what_was_measured() -> None:
     assert "not shown to memorize the noise (share 0.30), so nothing is said of an effect" in told(memorized=0.3)
 
 
+def test_in_short_the_answers_are_counted() -> None:
+    found = judged(before=0.5, early=1.0, soon=0.7, fresh=1.0, norm=1.1, shrunk=0.2, exact=0.2)
+    said = in_short(found.answers, found.mechanism)
+    for part in (
+        "of 2 cases (data in one kind of register): the noise is shown to be memorized in 2;",
+        "lower than before after 10 % more steps in 2, no higher (to within 5 %) with early stopping at equal training loss in 2,",
+        "no higher with fresh weights of the same norms in 2 (after 2.5 % more steps in 0; there it is higher in 2),",
+        "and the gain is gone where the norm is back in 2, still there in 0.",
+        "a lower share of high frequencies than before in 2, of these as low without any rounding in 2.",
+        "fall off the register in 0, not to in 2; the rest is undecided.",
+    ):
+        assert part in said, part
+    lost = judged(shrunk=0.2, undone=0.5, memorized=0.3)
+    said = in_short(lost.answers, lost.mechanism)
+    assert "memorized in 0; of these the test loss is lower than before after 10 % more steps in 0" in said
+    assert "as low without any rounding in 0. High frequencies are shown to fall off the register in 2, not to in 0;" in said
+
+
 def test_runs_whose_norm_never_comes_back_are_counted() -> None:
     arrays = synthetic(before=0.5, norm=0.8, seeds=6)
     arrays["norm"] = arrays["norm"].copy()
@@ -217,11 +235,14 @@ def test_early_stopping_is_read_on_the_way_until_a_tenth_more_steps() -> None:
     arrays["path_train"] = np.broadcast_to([8.0, 2.0], (3, 2, 2))
     arrays["path_test"] = np.broadcast_to([1.0, 3.0], (3, 2, 2))
     arrays["train"][:, essay] = 4.0
-    arrays["train"][:, none] = 0.5
-    arrays["test"][:, none] = 7.0
+    arrays["train"][:, none], arrays["test"][:, none] = 1.5, 5.0
+    arrays["train"][:, none, :, SHARES.index(0.1)], arrays["test"][:, none, :, SHARES.index(0.1)] = 0.5, 7.0
+    arrays["train"][:, none, :, -1] = 0.1
+    arrays["train"][:, NAMES.index("0.5")] = 0.2  # which is reached, but later
     found = early_losses(arrays, none)
     assert found[:, essay] == pytest.approx(np.full((3, 2), 2.0))  # half of the way from 8 to 2
     assert found[:, none] == pytest.approx(np.full((3, 2), 7.0))
+    assert found[:, NAMES.index("0.5")] == pytest.approx(np.full((3, 2), 7.0))
 
 
 @pytest.mark.parametrize(
