@@ -65,13 +65,13 @@ def in_short(answers: Mapping[tuple[str, str], Answers], mechanism: Mapping[tupl
     verdicts = list(mechanism.values())
     return (
         f"In short, of {len(cases)} cases (data in one kind of register): the noise is shown to be memorized in {len(mended)}; "
-        f"of these the test loss is lower than before after 10 % more steps in {count('before', True)}, no higher (to within 5 %) "
-        f"with early stopping at equal training loss in {count('early', False)}, no higher with fresh weights of the same norms in "
-        f"{count('fresh', False)} (after 2.5 % more steps in {count('soon', False)}; there it is higher in "
+        f"of these the test loss is lower than before after 10 % more steps in {count('before', True)}, no higher (to within "
+        f"5 %) with early stopping at equal training loss in {count('early', False)}, no higher with fresh weights of the same "
+        f"norms in {count('fresh', False)} (after 2.5 % more steps in {count('soon', False)}; there it is higher in "
         f"{count('soon', True)}), and the gain is gone where the norm is back in {count('norm', False)}, still there in "
-        f"{count('norm', True)}. The shrunk function has a lower share of high frequencies than before in {len(bent)}, of these "
-        f"as low without any rounding in {count('register', False, bent)}. High frequencies are shown to fall off the register "
-        f"in {verdicts.count('supported')}, not to in {verdicts.count('not supported')}; the rest is undecided."
+        f"{count('norm', True)}. The shrunk function has a lower share of high frequencies than before in {len(bent)}, of "
+        f"these as low without any rounding in {count('register', False, bent)}. High frequencies are shown to fall off the "
+        f"register in {verdicts.count('supported')}, not to in {verdicts.count('not supported')}; the rest is undecided."
     )
 
 

@@ -200,7 +200,7 @@ def test_in_short_the_answers_are_counted() -> None:
     said = in_short(found.answers, found.mechanism)
     for part in (
         "of 2 cases (data in one kind of register): the noise is shown to be memorized in 2;",
-        "lower than before after 10 % more steps in 2, no higher (to within 5 %) with early stopping at equal training loss in 2,",
+        "lower than before after 10 % more steps in 2, no higher (to within 5 %) with early stopping at equal training",
         "no higher with fresh weights of the same norms in 2 (after 2.5 % more steps in 0; there it is higher in 2),",
         "and the gain is gone where the norm is back in 2, still there in 0.",
         "a lower share of high frequencies than before in 2, of these as low without any rounding in 2.",
