@@ -207,6 +207,8 @@ def test_in_short_the_answers_are_counted() -> None:
         "fall off the register in 0, not to in 2; the rest is undecided.",
     ):
         assert part in said, part
+    straight = judged()
+    assert "than before in 0, of these as low without any rounding in 0." in in_short(straight.answers, straight.mechanism)
     lost = judged(shrunk=0.2, undone=0.5, memorized=0.3)
     said = in_short(lost.answers, lost.mechanism)
     assert "memorized in 0; of these the test loss is lower than before after 10 % more steps in 0" in said
