@@ -8,6 +8,7 @@ folded.
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -106,7 +107,7 @@ def claims(found: dict[str, Any], *beginnings: str) -> str:
     lines = ["| claim | predicted | measured | |", "|---|---|---|---|"]
     for claim in found["claims"]:
         if claim["name"].startswith(beginnings):
-            bounds = [0.0 if claim[side] is None else claim[side] for side in ("low", "high")]
+            bounds = [math.nan if claim[side] is None else claim[side] for side in ("low", "high")]
             predicted, measured = number(claim["predicted"]), number(claim["measured"], *bounds)
             lines.append(f"| {claim['name']} | {predicted} | {measured} | {words[claim['held']]} |")
     return "\n".join(lines)
@@ -119,6 +120,7 @@ def rows(found: dict[str, Any], **columns: str) -> str:
         shown = []
         for name in columns:
             bounds = [row[f"{name}{side}"] for side in ("_low", "_high") if row.get(f"{name}{side}") is not None]
+            bounds = bounds if len(bounds) == 2 else []
             shown.append("" if row[name] is None else row[name] if isinstance(row[name], str) else number(row[name], *bounds))
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines)

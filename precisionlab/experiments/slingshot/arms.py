@@ -12,7 +12,7 @@ import numpy as np
 from precisionlab.numerics.formats import FLOAT32, FORMATS, Format, fixed_point
 from precisionlab.training.shrinking import shrink
 
-__all__ = ["ARMS", "REGISTERS", "Arm", "Register", "Slung", "finer", "sling"]
+__all__ = ["ARMS", "REGISTERS", "Arm", "Register", "Slung", "finer", "kind_of", "sling"]
 
 
 class Register(NamedTuple):
@@ -30,9 +30,25 @@ class Register(NamedTuple):
 REGISTERS: dict[str, Register] = {
     **{name: Register(FORMATS[name]) for name in ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")},
     **{"fixed8": Register(fixed_point(2, 5)), "fixed12": Register(fixed_point(3, 8)), "fixed16": Register(fixed_point(3, 12))},
-    **{f"native {name}": Register(FORMATS[name], jnp.dtype(name)) for name in ("bfloat16", "float16")},
+    **{f"native {name}": Register(FORMATS[name], jnp.dtype(name)) for name in ("float32", "bfloat16", "float16")},
 }
 """What weights can be stored in, by name; fixedN has N bits with its sign."""
+
+
+def kind_of(name: str) -> str:
+    """What a register is, as far as a shrinking goes: registers of one kind are averaged.
+
+    A quarter of a weight of eight bits underflows as often as not where it is small: it is no floating point of the kind in
+    which nothing falls off.
+
+    Example:
+        >>> [kind_of(name) for name in ("bfloat16", "float8_e4m3fn", "fixed8")]
+        ['floating point', 'floating point of 8 bits', 'fixed point']
+    """
+    register = REGISTERS[name]
+    if not register.floating:
+        return "fixed point"
+    return "floating point of 8 bits" if name.startswith("float8") else "floating point"
 
 
 class Arm(NamedTuple):
@@ -45,23 +61,30 @@ class Arm(NamedTuple):
             (unchanged; weight decay that alone would scale by the factor).
         factor: 1 for none.
         part: which leaves: all, weights (no biases), first or last (layer).
+        moments: whether the optimizer's moments and step count are kept, as Keras does when `fit` is called again; else Adam
+            begins anew.
+        reach: how long it is trained on, as a share of the steps before, if the run goes so far.
     """
 
     kind: str = "scale"
     factor: float = 1.0
     part: str = "all"
+    moments: bool = False
+    reach: float = 0.1
 
 
 ARMS: dict[str, Arm] = {
-    "none": Arm(),
+    "none": Arm(reach=0.5),
+    "none, moments kept": Arm(moments=True),
     "0.5": Arm("scale", 0.5),
     "0.25": Arm("scale", 0.25),
-    "0.2": Arm("scale", 0.2),
+    "0.2": Arm("scale", 0.2, reach=math.inf),
+    "0.2, moments kept": Arm("scale", 0.2, moments=True, reach=math.inf),
     "0.2 in float64, cast": Arm("exactly", 0.2),
     "0.25, two bits more": Arm("finer", 0.25),
     "two bits fewer": Arm("coarser"),
     "0.2, permuted": Arm("permuted", 0.2),
-    "0.2, fresh": Arm("fresh", 0.2),
+    "0.2, fresh": Arm("fresh", 0.2, reach=0.5),
     "weight decay": Arm("decay", 0.2),
     "0.2, no biases": Arm("scale", 0.2, "weights"),
     "0.2, first layer": Arm("scale", 0.2, "first"),
@@ -75,11 +98,13 @@ class Slung(NamedTuple):
 
     Attributes:
         weights: on the grid of `fmt`, float32.
+        exact: float64; the weights before, scaled as the arm scales them (for permuted and fresh ones too), and never rounded.
         undone: float64; the weights with the factor divided out again.
         fmt: the register in which training goes on.
     """
 
     weights: np.ndarray
+    exact: np.ndarray
     undone: np.ndarray
     fmt: Format
 
@@ -114,10 +139,10 @@ def sling(arm: Arm, weights: np.ndarray, fmt: Format, leaves: np.ndarray, chosen
     """
     wide = weights.astype(np.float64)
     if arm.kind == "decay" or (arm.kind == "scale" and arm.factor == 1):
-        return Slung(weights, wide, fmt)
+        return Slung(weights, wide, wide, fmt)
     if arm.kind == "coarser":
         coarse = shrink(weights, 1.0, fmt=finer(fmt, -2))
-        return Slung(coarse, coarse.astype(np.float64), fmt)
+        return Slung(coarse, wide, coarse.astype(np.float64), fmt)
     after = finer(fmt, 2) if arm.kind == "finer" else fmt
     factor = arm.factor
     if arm.kind not in ("exactly", "finer"):
@@ -136,4 +161,4 @@ def sling(arm: Arm, weights: np.ndarray, fmt: Format, leaves: np.ndarray, chosen
         shrunk = shrink(shrunk, 1.0, fmt=fmt)
     slung = np.where(chosen, shrunk, weights)
     undone = np.where(chosen, slung.astype(np.float64) / (factor or 1.0), wide)
-    return Slung(slung, undone, after)
+    return Slung(slung, np.where(chosen, wide * factor, wide), undone, after)

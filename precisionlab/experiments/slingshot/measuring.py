@@ -1,31 +1,23 @@
-"""One problem, slung: overfit in every register, sling in every arm, train on, and look at the learned functions three times.
+"""One problem, slung: overfit in every register, sling in every arm, train on, and look at what became of it."""
 
-Before; after shrinking and undoing it, which shows what fell off the register and nothing else; and after the training
-that follows. All registers, arms and seeds are trained side by side by the sweep that everything else uses, in two compiled
-programs.
-"""
-
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from precisionlab.arithmetic.policy import Policy, stack_policies
 from precisionlab.experiments.slingshot.arms import Arm, Register, Slung, sling
-from precisionlab.experiments.slingshot.power import Power, power_above, power_spectrum
+from precisionlab.experiments.slingshot.looks import look_shares
+from precisionlab.experiments.slingshot.spectra import spectra_of
 from precisionlab.experiments.slingshot.tasks import Task
+from precisionlab.experiments.slingshot.training import Training, flattened, unflatten
 from precisionlab.numerics.modes import Mode
-from precisionlab.training.loops import sweep_chunks
-from precisionlab.training.steps import State, make_step, start
 
-__all__ = ["POINTS", "measure_slingshot"]
+__all__ = ["measure_slingshot"]
 
-POINTS = ("before", "undone", "after")
-"""When the spectrum of the learned function is taken."""
+_READ = 0.1
+"""When spectra after training are taken; weight decay alone would scale by its arm's factor by then."""
 
 
 def measure_slingshot(
@@ -35,97 +27,91 @@ def measure_slingshot(
     seeds: int,
     *,
     steps: int,
-    more: int,
+    longest: float,
     chunk: int,
     learning_rate: float,
     mode: Mode,
+    spectra: bool = True,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, np.ndarray]:
-    """Overfit in every register, sling in every arm, train on, and measure; two compiled trainings for all of it.
+    """Overfit in every register, sling in every arm, train on, and measure; one compiled program for all of it.
 
     Args:
         task: the problem.
         registers: either all simulated, or one native.
-        arms: from `ARMS`; "none" must be among them.
+        arms: from `ARMS`.
         seeds: how many; each has data, initial weights, batches and random bits of its own, which all registers and arms share.
         steps: updates until the slingshot, a multiple of `chunk`.
-        more: and after it, too.
-        chunk: updates between two looks at the losses.
-        learning_rate: Adam's; its moments begin anew in every arm.
+        longest: for how long arms are trained on at most, as a share of the steps; at least 0.1. Each stops at its own reach.
+        chunk: updates between two looks at the losses on the way to the slingshot.
+        learning_rate: Adam's.
         mode: how weights are rounded where the register is simulated.
-        progress: called after each chunk with the chunks done and those there are.
+        spectra: whether to take the spectra of the learned functions.
+        progress: called after each look with the looks done and those there are.
 
     Returns:
-        With the axes F (registers), A (arms), S (seeds): `path_train` and `path_test` (F, S, looks before), `train` and `test`
-        (F, A, S, looks after, from the moment after the slingshot on), `memorized` (F, S), `high` and `total` power
-        (F, A, points, S), `power` (F, A, points, frequencies; geometric means over seeds), `changed`, the share of weights
-        whose bits do not come back, and `changed_normal`, the share of those among the weights that did not underflow (F, A,
-        S); `frequencies`.
+        With the axes F (registers), A (arms), S (seeds): `path_train` and `path_test` (F, S, looks before), `train`, `test` and
+        `norm` (F, A, S, looks after, from the moment after the slingshot on; NaN beyond an arm's reach), `memorized` and
+        `norm_before` (F, S), `changed`, the share of weights whose bits do not come back, and `changed_normal`, the share of
+        those among the weights that did not underflow (F, A, S); and what `spectra_of` returns, the last point after a tenth of
+        the steps.
     """
+    shares = look_shares(longest)
+    looks = {name: [int(np.ceil(share * steps)) for share in shares if share <= arm.reach] for name, arm in arms.items()}
+    total, done = steps // chunk + 1 + sum(map(len, looks.values())), 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
     dtype = next(iter(registers.values())).dtype
-    native = None if dtype is None else Policy(weights=dtype)
-    optimizer = optax.chain(
-        optax.scale_by_adam(),
-        optax.inject_hyperparams(optax.add_decayed_weights)(weight_decay=0.0),
-        optax.scale(-learning_rate),
-    )
-    rounding: dict[str, Any] = {"dtypes": native} if native else {"modes": mode}
-    inner = make_step(task.loss, optimizer, every=chunk, detail=False, **rounding)
-    keys = jnp.stack([jax.random.key(seed) for seed in range(seeds)])
-    data = jax.jit(jax.vmap(lambda key: task.data(_data_key(key))))(keys)
-    looks = jax.jit(jax.vmap(jax.vmap(task.evaluate), in_axes=(0, None)))
-
-    def step(state: State, key: Any, formats: Policy = Policy()) -> Any:
-        return inner(state, task.batch(key, task.data(_data_key(state.key))), formats)
-
-    def begin(key: Any, policy: Policy) -> State:
-        return start(task.init(jax.random.fold_in(key, 0)), optimizer, policy, key=key, dtypes=native)
-
-    def look(params: Any) -> dict[str, np.ndarray]:
-        """The metrics of all networks, as many at a time as there are registers: one compiled program for both trainings."""
-        wide, size = _as_float32(params), len(registers)
-        starts = range(0, len(jax.tree.leaves(wide)[0]), size)
-        parts = [looks(jax.tree.map(lambda leaf, at=at: leaf[at : at + size], wide), data) for at in starts]
-        return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}
-
-    def train(policies: Sequence[Policy], params: Any, decay: Sequence[float], done: int, length: int) -> tuple[Any, Any]:
-        """The last parameters, and each metric with a last axis of looks, the first one before training."""
-        fresh: Any = jax.jit(jax.vmap(jax.vmap(optimizer.init)))(_as_float32(params))
-        rates = jnp.asarray(np.repeat(np.array(decay)[:, None], seeds, axis=1), jnp.float32)
-        fresh = (fresh[0], fresh[1]._replace(hyperparams={"weight_decay": rates}), *fresh[2:])
-        state, seen = State(jnp.int32(done), params, fresh, keys, None), [look(params)]
-        arms = sweep_chunks(step, begin, lambda key: key, policies, range(seeds), steps=length, chunk=chunk, state=state)
-        for number, (now, _) in enumerate(arms, -(-done // chunk) + 1):
-            params = now.params
-            seen.append(look(params))
-            progress(number, -(-(steps + more) // chunk))
-        return params, {name: np.stack([each[name] for each in seen], -1) for name in seen[0]}
-
-    policies = [Policy() if native else Policy(weights=register.fmt) for register in registers.values()]
-    params, path = train(policies, _initial(begin, policies, keys), [0.0] * len(registers), 0, steps)
-    flat, tree = _flattened(params), _unflatten(params)
-    leaves, parts = _places(params)
-    slung = [
-        [sling(arm, flat[place], register.fmt, leaves, parts[arm.part], seed=17) for arm in arms.values()]
-        for place, register in enumerate(registers.values())
-    ]
-    launched = tree(np.stack([each.weights for row in slung for each in row]))
-    launched = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype or jnp.float32), launched)
-    decay = [0.0 if arm.kind != "decay" else (1 - arm.factor ** (1 / more)) / learning_rate for arm in arms.values()]
-    onward = [Policy() if native else Policy(weights=each.fmt) for row in slung for each in row]
-    after, course = train(onward, launched, decay * len(registers), steps, more)
-
-    grid = (len(registers), len(arms), seeds)
-    final = _flattened(after).reshape(*grid, -1)
-    return {
-        "path_train": path["train_loss"],
-        "path_test": path["test_loss"],
-        "memorized": path["memorized"][..., -1],
-        "train": course["train_loss"].reshape(*grid, -1),
-        "test": course["test_loss"].reshape(*grid, -1),
-        **_changes(flat, slung, list(registers.values())),
-        **_powers(task, data, tree, flat, slung, final),
+    formats = [register.fmt for register in registers.values()]
+    training = Training(task, seeds, learning_rate=learning_rate, mode=mode, dtype=dtype)
+    begun = training.begin(formats)
+    ended = training.train(begun, formats, range(0, steps + 1, chunk), tell=tell)
+    flat, tree = flattened(ended.params), unflatten(ended.params)
+    leaves, parts = _places(ended.params)
+    slung, trained = [], []
+    for name, arm in arms.items():
+        made = [sling(arm, weights, fmt, leaves, parts[arm.part], seed=17) for weights, fmt in zip(flat, formats, strict=True)]
+        launched = tree(np.stack([each.weights for each in made]))
+        onward = training.train(
+            jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype or jnp.float32), launched),
+            [each.fmt for each in made],
+            looks[name],
+            done=steps,
+            moments=ended.moments if arm.moments else None,
+            decay=(1 - arm.factor ** (1 / (_READ * steps))) / learning_rate if arm.kind == "decay" else 0.0,
+            keep=shares.index(_READ),
+            tell=tell,
+        )
+        slung.append(made)
+        trained.append(onward)
+    by_register = [[row[place] for row in slung] for place in range(len(formats))]
+    after = {
+        kind: np.stack([_padded(each.seen[kind], len(shares)) for each in trained], 1)
+        for kind in ("train_loss", "test_loss", "norm")
     }
+    found = {
+        "path_train": ended.seen["train_loss"],
+        "path_test": ended.seen["test_loss"],
+        "memorized": ended.seen["memorized"][..., -1],
+        "norm_before": ended.seen["norm"][..., -1],
+        "train": after["train_loss"],
+        "test": after["test_loss"],
+        "norm": after["norm"],
+        **_changes(flat, by_register, list(registers.values())),
+    }
+    if not spectra:
+        return found
+    final = np.stack([flattened(each.params) for each in trained], 1)
+    return found | spectra_of(task, training.data, tree, flat, by_register, final)
+
+
+def _padded(values: np.ndarray, looks: int) -> np.ndarray:
+    """With NaN on the last axis, up to so many looks."""
+    return np.pad(values, [*[(0, 0)] * (values.ndim - 1), (0, looks - values.shape[-1])], constant_values=np.nan)
 
 
 def _changes(flat: np.ndarray, slung: Sequence[Sequence[Slung]], registers: Sequence[Register]) -> dict[str, np.ndarray]:
@@ -137,79 +123,11 @@ def _changes(flat: np.ndarray, slung: Sequence[Sequence[Slung]], registers: Sequ
     return {"changed": changed.mean(-1), "changed_normal": share}
 
 
-def _powers(
-    task: Task,
-    data: Any,
-    tree: Callable[[np.ndarray], Any],
-    flat: np.ndarray,
-    slung: Sequence[Sequence[Slung]],
-    final: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """What the learned functions vary with, at the three points, computed in float64."""
-    lines = np.asarray(jax.jit(jax.vmap(task.lines))(data), np.float64)
-    seeds, count, points = lines.shape[:3]
-    inputs = lines.reshape(seeds, count * points, -1)
-    learned = jax.jit(jax.vmap(jax.vmap(task.network), in_axes=(0, None)))
-
-    def spectra(weights: np.ndarray) -> np.ndarray:
-        """Summed over outputs, the mean over lines: (arms, seeds, frequencies)."""
-        with jax.enable_x64(True):
-            params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree(weights))
-            outputs = np.asarray(learned(params, jnp.asarray(inputs)))
-        along = np.moveaxis(outputs.reshape(*outputs.shape[:2], count, points, -1), -1, -2)
-        return power_spectrum(along, task.length).values.sum(-2).mean(-2)
-
-    values = []
-    for before, row, after in zip(flat, slung, final, strict=True):
-        same = np.broadcast_to(before.astype(np.float64), after.shape)
-        looks = (same, np.stack([each.undone for each in row]), after.astype(np.float64))
-        values.append(np.stack([spectra(weights) for weights in looks], 1))
-    power = Power(power_spectrum(np.zeros(points), task.length).frequencies, np.stack(values))
-    return {
-        "frequencies": power.frequencies,
-        "high": power_above(power, task.cut),
-        "total": power_above(power, 0),
-        "power": np.exp(np.mean(np.log(np.maximum(power.values, 1e-300)), axis=3)),
-    }
-
-
-def _initial(begin: Callable[[Any, Policy], State], policies: Sequence[Policy], keys: Any) -> Any:
-    """The parameters with which training begins, rounded as they are stored."""
-    traced, complete = stack_policies(policies)
-    of_seeds = jax.vmap(lambda key, policy: begin(key, complete(policy)).params, in_axes=(0, None))
-    return jax.jit(jax.vmap(of_seeds, in_axes=(None, 0), axis_size=len(policies)))(keys, traced)
-
-
-def _data_key(key: Any) -> Any:
-    return jax.random.fold_in(key, 1)
-
-
-def _as_float32(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-
-
-def _flattened(params: Any) -> np.ndarray:
-    """Leaves with two leading axes as one float32 array (., seeds, n)."""
-    return np.concatenate([np.asarray(leaf, np.float32).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(params)], -1)
-
-
-def _unflatten(params: Any) -> Callable[[np.ndarray], Any]:
-    """The way back, for any leading axes."""
-    structure, shapes = jax.tree.structure(params), [leaf.shape[2:] for leaf in jax.tree.leaves(params)]
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-
-    def tree(values: np.ndarray) -> Any:
-        pieces = zip(np.split(values, ends, axis=-1), shapes, strict=True)
-        return jax.tree.unflatten(structure, [piece.reshape(*values.shape[:-1], *shape) for piece, shape in pieces])
-
-    return tree
-
-
 def _places(params: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The number of the leaf of each flat weight, and which weights are in each part."""
     found = jax.tree_util.tree_leaves_with_path(params)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
-    leaves = np.repeat(np.arange(len(paths)), [math.prod(leaf.shape[2:]) for _, leaf in found])
+    leaves = np.repeat(np.arange(len(paths)), [int(np.prod(leaf.shape[2:])) for _, leaf in found])
     layers = sorted({path.split("/")[0] for path in paths})
     chosen = {
         "all": [True for _ in paths],

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Power", "power_above", "power_spectrum"]
+__all__ = ["Power", "centred", "power_above", "power_spectrum"]
 
 
 class Power(NamedTuple):
@@ -60,6 +60,27 @@ def power_spectrum(values: Any, length: float = 1.0) -> Power:
     found = np.abs(np.fft.rfft(samples * window, axis=-1)) ** 2 / (points * np.sum(window**2))
     found[..., 1 : (points + 1) // 2] *= 2  # zero, and for even N the last, are their own negatives
     return Power(np.arange(points // 2 + 1) / length, found)
+
+
+def centred(values: Any) -> np.ndarray:
+    """Functions less their mean under the window's weights, which is what puts no power at frequency 0.
+
+    A constant is no variation, but the window gives a third of its power to the first frequency above 0. Where a network's
+    constant grows beside the rest of it (as it does when all weights shrink: an output's bias does so by the factor, what
+    passes through two layers by its square), the share of everything else would seem to fall.
+
+    Args:
+        values: shape `(..., points)`.
+
+    Example:
+        >>> x = np.arange(64) / 64
+        >>> wave = np.sin(2 * np.pi * 10 * x)
+        >>> bool(np.allclose(power_spectrum(centred(wave + 7)).values, power_spectrum(wave).values))
+        True
+    """
+    samples = np.asarray(values, np.float64)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(samples.shape[-1]) / samples.shape[-1])
+    return samples - (samples @ window / window.sum())[..., None]
 
 
 def power_above(spectrum: Power, cut: float) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Two problems small enough to overfit, each with data of its own for every seed, and a way to look at what was learned.
+"""Problems small enough to overfit, each with data of its own for every seed, and a way to look at what was learned.
 
-A sine with noise, learned by regression; and handwritten digits, of which some labels are wrong. Both know which part of their
-training data is noise, so that one can say how much of it a network has memorized, and both give lines through their inputs
-along which a learned function has a spectrum.
+A sine with noise, learned by regression, with tanh or with ReLU; and handwritten digits, of which some labels are wrong. All
+know which part of their training data is noise, so that one can say how much of it a network has memorized, and both give
+lines through their inputs along which a learned function has a spectrum.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from precisionlab._typing import Array
 from precisionlab.problems import cross_entropy, load_digits, mlp_apply, mlp_init, uniform_indices
 from precisionlab.problems.waves import clean_wave, draw_waves, mean_square, wave_grid, wave_network
 
-__all__ = ["TASKS", "Task", "noisy_digits", "noisy_wave"]
+__all__ = ["SHAPE_KEPT", "TASKS", "Task", "noisy_digits", "noisy_relu_wave", "noisy_wave"]
 
 
 class Task(NamedTuple):
@@ -24,6 +24,7 @@ class Task(NamedTuple):
 
     Attributes:
         name: what it is called.
+        points: of training data.
         init: `init(key) -> params`.
         network: `network(params, inputs) -> outputs`, in the dtype of the parameters.
         data: `data(key)`, the training data of a seed.
@@ -38,6 +39,7 @@ class Task(NamedTuple):
     """
 
     name: str
+    points: int
     init: Callable[[Any], Any]
     network: Callable[[Any, Any], Any]
     data: Callable[[Any], Any]
@@ -50,20 +52,24 @@ class Task(NamedTuple):
     cut: float
 
 
-def noisy_wave(width: int = 32, points: int = 20, noise: float = 0.5) -> Task:
+def noisy_wave(
+    width: int = 32, points: int = 20, noise: float = 0.5, *, activation: Callable[[Any], Any] = jnp.tanh, name: str = "waves"
+) -> Task:
     """Regression of a sine of two periods from noisy points.
 
     Its single line is the interval itself. The sine is on the second bin of it (one cycle per unit), a window smears that to
     the third, and "high" begins above the fourth: at twice the sine's frequency.
 
     Args:
-        width: units of the two hidden layers of tanh.
+        width: units of the two hidden layers.
         points: of training data, all in each batch.
         noise: its standard deviation; the sine's amplitude is 1.
+        activation: of the hidden layers.
+        name: what the task is called.
     """
 
     def network(params: Any, x: Array) -> Array:
-        return wave_network(params, x)
+        return wave_network(params, x, activation)
 
     def loss(params: Any, batch: tuple[Array, Array]) -> Array:
         return mean_square(network(params, batch[0]), batch[1])
@@ -74,7 +80,8 @@ def noisy_wave(width: int = 32, points: int = 20, noise: float = 0.5) -> Task:
         return {"train_loss": train, "test_loss": test, "memorized": 1 - train / mean_square(data.targets, data.clean)}
 
     return Task(
-        "waves",
+        name,
+        points,
         lambda key: mlp_init(key, (1, width, width, 1)),
         network,
         lambda key: draw_waves(key, points, noise),
@@ -86,6 +93,17 @@ def noisy_wave(width: int = 32, points: int = 20, noise: float = 0.5) -> Task:
         "cycles per unit of x",
         2.0,
     )
+
+
+def noisy_relu_wave(width: int = 32, points: int = 20, noise: float = 0.5) -> Task:
+    """The same with ReLU, whose networks are of degree one in their weights, but for the biases of all layers after the first.
+
+    Args:
+        width: units of the two hidden layers.
+        points: of training data.
+        noise: its standard deviation.
+    """
+    return noisy_wave(width, points, noise, activation=jax.nn.relu, name="relu_waves")
 
 
 class _NoisyDigits(NamedTuple):
@@ -112,7 +130,7 @@ def noisy_digits(width: int = 32, points: int = 128, noise: float = 0.3, batch_s
     found = load_digits()
     images, labels = jnp.asarray(found.train_images), jnp.asarray(found.train_labels)
     test = jnp.asarray(found.test_images), jnp.asarray(found.test_labels)
-    lines, along = 8, jnp.asarray(np.arange(64) / 64, jnp.float32)
+    lines, along = min(8, points // 2), jnp.asarray(np.arange(64) / 64, jnp.float32)
 
     def data(key: Any) -> _NoisyDigits:
         where, which, what = jax.random.split(key, 3)
@@ -146,6 +164,7 @@ def noisy_digits(width: int = 32, points: int = 128, noise: float = 0.3, batch_s
 
     return Task(
         "digits",
+        points,
         lambda key: mlp_init(key, (64, width, 10)),
         mlp_apply,
         data,
@@ -159,4 +178,9 @@ def noisy_digits(width: int = 32, points: int = 128, noise: float = 0.3, batch_s
     )
 
 
-TASKS: dict[str, Callable[..., Task]] = {"waves": noisy_wave, "digits": noisy_digits}
+TASKS: dict[str, Callable[..., Task]] = {"waves": noisy_wave, "relu_waves": noisy_relu_wave, "digits": noisy_digits}
+"""By name; called with the width of the hidden layers and, for other than the usual ones, the number of points."""
+
+SHAPE_KEPT = ("digits",)
+"""Where shrinking all weights by a only multiplies the function by a power of a and adds a constant: one hidden layer of
+ReLU."""

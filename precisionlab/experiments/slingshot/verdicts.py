@@ -1,19 +1,27 @@
 """What follows from a slingshot's numbers: the rule, fixed before any run, and nothing but numpy.
 
-Every question is whether something became *smaller by more than a margin* of 5 %: a ratio, in every seed, in logarithms,
-averaged over the registers of one kind. Its claim holds if the mean is shown to be below the margin, fails if it is shown to be
-above, and is undecided otherwise: two one-sided t tests around the same bound, all of them together adjusted by Holm. The
-intervals beside them are BCa intervals of the ratio, each for itself.
+Every question is whether something is *smaller by more than a margin* of 5 %: a ratio, in every seed, averaged in logarithms
+over the registers of one kind. One side predicts that it is, another that it is not. Which of them is right is told by a sign
+test of the seeds on either side of the margin; all questions of a run are one family, adjusted by Holm, and a question
+without numbers stays in it. The interval beside a claim is the exact one of the median, for itself. A seed without a number
+agrees with neither side.
 
-    effect      "before" fails                            absent
-                "before" holds, "longer" fails            explained by training on
-                both hold, "early" fails                  explained by early stopping
-                all three hold                            beyond early stopping; then "fresh" and "permuted" say whether the
-                                                          solution mattered, or only the norms of the weights
-    mechanism   "high" holds, and "share" holds           supported: high frequencies fell, and more than the others
-                "high" fails, or "share" does             not supported
+    overfits    share of the noise memorized > 0.5            where it is not, nothing is said of the effect
+    before      test loss after 10 % more steps / before it   the essay: smaller; no effect: not
+    longer      / training on without                         the essay: smaller; training on: not
+    early       / early stopping at equal training loss       the essay: smaller; early stopping: not
+    soon        / fresh weights of the same norms, at 2.5 %   the essay: smaller; a restart: not
+    fresh       / the same at 10 %                            the essay: smaller; a restart: not
+    norm        when the norm is that of before / before it   the essay: smaller; a passing gain: not
+    shrunk      share of the power that is high, in the       the essay: smaller; the nonlinearity: smaller too, where shrinking
+                shrunk function / before                      changes a function's shape (`tasks.SHAPE_KEPT`: where it does not)
+    register    / the same weights scaled without rounding    the essay: smaller; the nonlinearity: not
+    high        high power, shrunk and undone / before        the essay: smaller; no loss: not
+    share       share of it, shrunk and undone / before       the essay: smaller; no loss: not
 
-and undecided otherwise, or where the registers never memorized half of the noise: then there is no overfit to mend.
+The mechanism is supported if `high` and `share` both are smaller (high frequencies fell off the register, and more than the
+others), not supported if one of them is not, and undecided otherwise. The rows of a run ask many more things; they describe,
+and decide nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,201 +29,217 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precisionlab.runs.inference import holm, one_sided
+from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, share_ratio
+from precisionlab.experiments.slingshot.seeds import agreeing, finite_or_none, median, median_interval, sign_test
+from precisionlab.experiments.slingshot.tasks import SHAPE_KEPT
+from precisionlab.runs.inference import holm
 from precisionlab.runs.results import Claim
-from precisionlab.runs.summary import interval
 
-__all__ = ["ALPHA", "MARGIN", "ROLES", "Judged", "at_equal_loss", "judge"]
+__all__ = [
+    "ALPHA",
+    "MARGIN",
+    "ROLES",
+    "Answer",
+    "Judged",
+    "Question",
+    "decide",
+    "judge",
+    "mechanism_of",
+    "overfitted",
+    "spectral",
+]
 
 ALPHA = 0.05
 MARGIN = 0.05
 """How much smaller counts as smaller."""
 
-ROLES = {
-    "essay": "0.2",
-    "quarter": "0.25",
-    "none": "none",
-    "fresh": "0.2, fresh",
-    "permuted": "0.2, permuted",
-    "decay": "weight decay",
-    "wider": "0.25, two bits more",
-    "coarser": "two bits fewer",
-}
+ROLES = {"essay": "0.2", "none": "none", "fresh": "0.2, fresh"}
 """The arms that the rule reads, by the part they play."""
+
+
+class Question(NamedTuple):
+    """A ratio of which two sides say different things, or the same.
+
+    Attributes:
+        group: (data, kind of register).
+        role: as in the table above.
+        text: what is measured.
+        sides: who predicts that it is smaller, and who that it is not; either may be empty.
+        samples: log2 of the ratio, shape (seeds,); of `overfits` one half less the share.
+    """
+
+    group: tuple[str, str]
+    role: str
+    text: str
+    sides: tuple[tuple[str, ...], tuple[str, ...]]
+    samples: np.ndarray
+
+
+class Answer(NamedTuple):
+    """What came of a question.
+
+    Attributes:
+        smaller: whether it is; None if the seeds do not tell.
+        measured: the median ratio, or share.
+    """
+
+    smaller: bool | None
+    measured: float
 
 
 class Judged(NamedTuple):
     """The answers.
 
     Attributes:
-        claims: each question beside its measurement.
-        effect: by (data, kind of register), one of the phrases of the rule, with what it adds.
-        mechanism: the same.
+        claims: each side's prediction beside the measurement.
+        answers: by group and role.
+        mechanism: by group: supported, not supported, or undecided.
     """
 
     claims: tuple[Claim, ...]
-    effect: Mapping[tuple[str, str], str]
+    answers: Mapping[tuple[str, str], Mapping[str, Answer]]
     mechanism: Mapping[tuple[str, str], str]
 
 
-def at_equal_loss(path_train: Any, path_test: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The test loss at which a training would have stopped at a given training loss: where it first falls to that.
-
-    Between two looks both losses are interpolated, linearly in the logarithm of the training loss.
-
-    Args:
-        path_train: training losses of one run, in order, above 0, shape (looks,).
-        path_test: test losses at the same looks.
-        target: training losses to find, shape (targets,).
-
-    Returns:
-        `(test, reached)`: the test losses, and whether the run gets there; where it does not, the test loss at its lowest (or,
-        for a target above its first, at its first) training loss.
-
-    Example:
-        >>> test, reached = at_equal_loss([4.0, 1.0, 0.25], [8.0, 2.0, 6.0], [2.0, 0.25, 0.1])
-        >>> test.tolist(), reached.tolist()
-        ([5.0, 6.0, 6.0], [True, True, False])
-    """
-    train, test, wanted = (np.asarray(values, np.float64) for values in (path_train, path_test, target))
-    found, reached = np.empty(wanted.shape), np.empty(wanted.shape, bool)
-    for place, loss in np.ndenumerate(wanted):
-        below = np.flatnonzero(train <= loss)
-        reached[place] = len(below) > 0 and (below[0] > 0 or train[0] == loss)
-        if not len(below):
-            found[place] = test[np.argmin(train)]
-        elif below[0] == 0:
-            found[place] = test[0]
-        else:
-            end = below[0]
-            part = np.log(train[end - 1] / loss) / np.log(train[end - 1] / train[end])
-            found[place] = test[end - 1] + part * (test[end] - test[end - 1])
-    return found, reached
-
-
-class _Question(NamedTuple):
-    group: tuple[str, str]
-    role: str
-    text: str
-    predicted: str
-    samples: np.ndarray  # log2 of a ratio; of `overfits` the share less one half, sign turned
-
-
-def judge(found: Mapping[str, Mapping[str, Any]], kinds: Sequence[str], arms: Sequence[str]) -> Judged:
+def judge(
+    found: Mapping[str, Mapping[str, Any]],
+    kinds: Sequence[str],
+    arms: Sequence[str],
+    more: Sequence[Question] = (),
+) -> Judged:
     """Answer every question.
 
     Args:
-        found: by name of the data, arrays over F registers, A arms and S seeds: `before` (F, S) and `after`, `early` (F, A, S),
-            the test losses; `memorized` (F, S); `high` and `total` (F, A, 2, S), the power before, and after shrinking and
-            undoing; `changed_normal` (F, A, S).
+        found: by name of the data, the arrays that `ratios` reads.
         kinds: of each register, such as "floating point" and "fixed point".
         arms: the names of the arms; those of `ROLES` must be among them.
+        more: questions of other measurements, which belong to the same family.
 
     Returns:
-        Claims, and a verdict on the effect and one on the mechanism for each data set and kind of register.
+        Claims, and the answers for each data set and kind of register.
 
     Raises:
         ValueError: if an arm that the rule reads is missing.
     """
     if missing := [name for name in ROLES.values() if name not in arms]:
         raise ValueError(f'judge: the arm "{missing[0]}" is missing; the rule reads {", ".join(ROLES.values())}.')
-    at = {role: list(arms).index(name) for role, name in ROLES.items()}
-    groups = [(data, kind) for data in found for kind in dict.fromkeys(kinds)]
-    asked = [question for group in groups for question in _questions(group, found[group[0]], kinds, at)]
-    bounds = [0.0 if question.role == "overfits" else np.log2(1 - MARGIN) for question in asked]
-    less = [one_sided(-question.samples, -bound) for question, bound in zip(asked, bounds, strict=True)]
-    more = [one_sided(question.samples, bound) for question, bound in zip(asked, bounds, strict=True)]
-    sure = holm(np.array(less + more)) < ALPHA
-    answers = [True if yes else False if no else None for yes, no in zip(*np.split(sure, 2), strict=True)]
-    claims = tuple(_claim(question, held) for question, held in zip(asked, answers, strict=True))
-    table = {group: {} for group in groups}
-    for question, held in zip(asked, answers, strict=True):
-        table[question.group][question.role] = held
-    effect = {group: _effect(table[group]) for group in groups}
-    mechanism = {}
-    for group in groups:
-        members = [i for i, kind in enumerate(kinds) if kind == group[1]]
-        exact = not np.any(np.asarray(found[group[0]]["changed_normal"])[members, at["quarter"]])
-        mechanism[group] = _mechanism(table[group], exact and group[1] == "floating point")
-    return Judged(claims, effect, mechanism)
+    asked: list[Question] = []
+    for data, of in found.items():
+        for kind in dict.fromkeys(kinds):
+            members = [place for place, other in enumerate(kinds) if other == kind]
+            asked += _questions((data, kind), of, members, arms)
+    asked += more
+    table: dict[tuple[str, str], dict[str, Answer]] = {}
+    claims = []
+    for question, answer in zip(asked, decide(asked), strict=True):
+        table.setdefault(question.group, {})[question.role] = answer
+        claims += _claims(question, answer)
+    return Judged(tuple(claims), table, {group: _mechanism(of) for group, of in table.items() if "high" in of})
 
 
-def _questions(
-    group: tuple[str, str], arrays: Mapping[str, Any], kinds: Sequence[str], at: Mapping[str, int]
-) -> list[_Question]:
-    members = [i for i, kind in enumerate(kinds) if kind == group[1]]
-    memorized = np.asarray(arrays["memorized"], np.float64)
-    overfit = [i for i in members if np.mean(memorized[i]) > 0.5] or members
-    before, after, early = (np.asarray(arrays[name], np.float64) for name in ("before", "after", "early"))
-    high, total = (np.asarray(arrays[name], np.float64) for name in ("high", "total"))
+def decide(asked: Sequence[Question]) -> list[Answer]:
+    """The answers to one family of questions."""
+    bounds = [_bound(question) for question in asked]
+    sure = holm(np.array([sign_test(each.samples, bound) for each, bound in zip(asked, bounds, strict=True)])) < ALPHA
+    answers = []
+    for question, bound, certain in zip(asked, bounds, sure, strict=True):
+        most = agreeing(question.samples, bound, True) > agreeing(question.samples, bound, False)
+        middle = median(question.samples)
+        answers.append(Answer(most if certain else None, 0.5 - middle if question.role == "overfits" else 2.0**middle))
+    return answers
 
-    def mean(logs: np.ndarray) -> np.ndarray:
-        return logs[overfit].mean(axis=0)
 
-    def against(arm: str, other: np.ndarray) -> np.ndarray:
-        return mean(_log2(after[:, at[arm]]) - _log2(other))
+def overfitted(of: Mapping[str, Any], members: Sequence[int]) -> list[int]:
+    """The registers that memorized most of the noise in the median seed; all of them if none did."""
+    memorized = np.asarray(of["memorized"], np.float64)
+    return [i for i in members if median(memorized[i]) > 0.5] or list(members)
 
-    def fall(values: np.ndarray, arm: str) -> np.ndarray:
-        return mean(_log2(values[:, at[arm], 1]) - _log2(values[:, at[arm], 0]))
 
-    less, essay = f"< {1 - MARGIN:g}", "test loss after factor 0.2"
+def spectral(group: tuple[str, str], of: Mapping[str, Any], members: Sequence[int], place: int) -> list[Question]:
+    """The questions about the mechanism.
+
+    Args:
+        group: data and kind.
+        of: `high` and `total`, (F, A, points, S).
+        members: places of the registers.
+        place: of the arm.
+    """
+    bends = (("the essay",), ("the nonlinearity",)) if group[0] in SHAPE_KEPT else (("the essay", "the nonlinearity"), ())
     rows = [
-        ("before", f"{essay} / before it", against("essay", before)),
-        ("longer", f"{essay} / training on without", against("essay", after[:, at["none"]])),
-        ("early", f"{essay} / early stopping at equal training loss", against("essay", early[:, at["essay"]])),
-        ("fresh", f"{essay} / fresh weights of the same norms", against("essay", after[:, at["fresh"]])),
-        ("permuted", f"{essay} / the same weights permuted", against("essay", after[:, at["permuted"]])),
-        ("decay", f"{essay} / weight decay instead", against("essay", after[:, at["decay"]])),
-        ("high", "high-frequency power, factor 0.2 and undone / before", fall(high, "essay")),
-        ("share", "share of the power that is high, factor 0.2 and undone / before", fall(high / total, "essay")),
-        ("quarter", "high-frequency power, factor 0.25 and undone / before", fall(high, "quarter")),
-        ("bits", "test loss after factor 0.25 / the same with two bits more", against("quarter", after[:, at["wider"]])),
-        ("coarser", "test loss after two bits fewer / training on without", against("coarser", after[:, at["none"]])),
+        ("shrunk", "share of high frequencies, shrunk / before", bends, share_ratio(of, members, place, "shrunk")),
+        (
+            "register",
+            "share of high frequencies, shrunk in the register / shrunk without rounding",
+            (("the essay",), ("the nonlinearity",)),
+            share_ratio(of, members, place, "shrunk", "exact"),
+        ),
+        (
+            "high",
+            "power of high frequencies, shrunk and undone / before",
+            (("the essay",), ("no loss",)),
+            power_ratio(of, members, place, "undone"),
+        ),
+        (
+            "share",
+            "share of high frequencies, shrunk and undone / before",
+            (("the essay",), ("no loss",)),
+            share_ratio(of, members, place, "undone"),
+        ),
     ]
-    name = ", ".join(group)
-    noise = _Question(
-        group, "overfits", f"{name}: share of the noise memorized", "> 0.5", 0.5 - memorized[overfit].mean(axis=0)
-    )
-    return [noise, *(_Question(group, role, f"{name}: {text}", less, samples) for role, text, samples in rows)]
+    return [Question(group, *row) for row in rows]
 
 
-def _log2(values: np.ndarray) -> np.ndarray:
-    return np.log2(np.maximum(values, 1e-300))
+def mechanism_of(group: tuple[str, str], of: Mapping[str, Any], members: Sequence[int], place: int) -> str:
+    """The verdict on the mechanism from its questions alone."""
+    asked = spectral(group, of, members, place)
+    return _mechanism({question.role: answer for question, answer in zip(asked, decide(asked), strict=True)})
 
 
-def _claim(question: _Question, held: bool | None) -> Claim:
-    low, high = interval(question.samples)
-    mean = float(np.mean(question.samples))
-    if question.role == "overfits":
-        return Claim(question.text, question.predicted, 0.5 - mean, 0.5 - high, 0.5 - low, held)
-    return Claim(question.text, question.predicted, 2.0**mean, 2.0**low, 2.0**high, held)
+def _questions(group: tuple[str, str], of: Mapping[str, Any], members: list[int], arms: Sequence[str]) -> list[Question]:
+    overfit, essay = overfitted(of, members), ROLES["essay"]
+    noise = 0.5 - np.asarray(of["memorized"], np.float64)[overfit].mean(axis=0)
+    after = "test loss slung / "
+    rows = [
+        ("before", f"{after}before, after 10 % more steps", "no effect", "before", 0.1),
+        ("longer", f"{after}training on without, after 10 % more steps", "training on", ROLES["none"], 0.1),
+        ("early", f"{after}early stopping at equal training loss, after 10 % more steps", "early stopping", "early", 0.1),
+        ("soon", f"{after}fresh weights of the same norms, after 2.5 % more steps", "a restart", ROLES["fresh"], 0.025),
+        ("fresh", f"{after}fresh weights of the same norms, after 10 % more steps", "a restart", ROLES["fresh"], 0.1),
+        ("norm", f"{after}before, when the norm is that of before", "a passing gain", "before", NORM),
+    ]
+    return [
+        Question(group, "overfits", "share of the noise memorized", (("the rule",), ()), noise),
+        *(
+            Question(group, role, text, (("the essay",), (rival,)), loss_ratio(of, overfit, arms, essay, against, moment))
+            for role, text, rival, against, moment in rows
+        ),
+        *spectral(group, of, members, list(arms).index(essay)),
+    ]
 
 
-def _effect(held: Mapping[str, bool | None]) -> str:
-    if not held["overfits"]:
-        return "undecided: the noise is not shown to be memorized"
-    if held["before"] is False:
-        return "absent"
-    if held["before"] is None:
-        return "undecided"
-    if not held["longer"]:
-        return "explained by training on" if held["longer"] is False else "undecided: training on may explain it"
-    if not held["early"]:
-        return "explained by early stopping" if held["early"] is False else "undecided: early stopping may explain it"
-    as_well = [name for name in ("fresh", "permuted") if held[name] is False]
-    if as_well:
-        return f"beyond early stopping, but {' and '.join(as_well)} weights of the same norms do as well"
-    if held["fresh"] and held["permuted"]:
-        return "beyond early stopping, and beyond fresh or permuted weights of the same norms"
-    return "beyond early stopping, undecided against fresh or permuted weights of the same norms"
+def _bound(question: Question) -> float:
+    return 0.0 if question.role == "overfits" else float(np.log2(1 - MARGIN))
 
 
-def _mechanism(held: Mapping[str, bool | None], exact: bool) -> str:
-    if held["high"] is False or held["share"] is False:
-        why = "high frequencies do not fall" if held["high"] is False else "all frequencies fall alike"
-        return f"not supported: {why}" + (", and by a factor 0.25 no weight changes unless it underflows" if exact else "")
-    if held["high"] and held["share"]:
-        if held["bits"] is False:
-            return "supported by the spectrum, but no cause of the effect: where two bits more keep everything, it is as large"
-        return "supported"
-    return "undecided"
+def _claims(question: Question, answer: Answer) -> list[Claim]:
+    """A claim for each side; `held` if the seeds decide for it."""
+    low, high = finite_or_none(*median_interval(question.samples))
+    noise = question.role == "overfits"
+    low, high = (0.5 - high, 0.5 - low) if noise else (2.0**low, 2.0**high)
+    predicted = ("> 0.5", "<= 0.5") if noise else (f"< {1 - MARGIN:g}", f">= {1 - MARGIN:g}")
+    claims = []
+    for side, words, below in zip(question.sides, predicted, (True, False), strict=True):
+        if side:
+            count = f"{agreeing(question.samples, _bound(question), below)} of {len(question.samples)} seeds"
+            by = "needed for a verdict on the effect" if noise else f"predicted by {' and '.join(side)}"
+            name = f"{', '.join(question.group)}: {question.text}: {by}, seen in {count}"
+            held = None if answer.smaller is None else answer.smaller is below
+            claims.append(Claim(name, words, answer.measured, low, high, held))
+    return claims
+
+
+def _mechanism(answers: Mapping[str, Answer]) -> str:
+    high, share = answers["high"].smaller, answers["share"].smaller
+    if high is False or share is False:
+        return "not supported"
+    return "supported" if high and share else "undecided"

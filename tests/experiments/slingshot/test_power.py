@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from precisionlab.experiments.slingshot.power import Power, power_above, power_spectrum
+from precisionlab.experiments.slingshot.power import Power, centred, power_above, power_spectrum
 
 POINTS = 256
 
@@ -82,6 +82,16 @@ def test_without_a_window_ends_that_differ_would_look_like_high_frequencies():
     assert power_above(power_spectrum(ramp), 8) < 1e-6
     plain = np.abs(np.fft.rfft(ramp))[9:] ** 2 * 2 / POINTS**2
     assert plain.sum() > 1e-2
+
+
+def test_a_constant_is_no_power_once_a_function_is_centred():
+    x = np.arange(POINTS) / POINTS
+    wave = np.stack([np.sin(2 * np.pi * 10 * x + phase) for phase in (0.0, 1.0)])
+    raw, clean = power_spectrum(wave + 5), power_spectrum(centred(wave + 5))
+    assert power_above(raw, 0) == pytest.approx(0.5 + 25 / 3, rel=1e-6)  # a third of the constant's power
+    assert power_above(clean, 0) == pytest.approx(0.5, rel=1e-6)
+    assert np.abs(clean.values[:, 0]).max() < 1e-20
+    assert centred(clean.values[0] * 0 + 3.0) == pytest.approx(np.zeros(POINTS // 2 + 1))
 
 
 def test_sums_above_a_cut():
