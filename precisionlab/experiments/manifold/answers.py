@@ -1,23 +1,27 @@
 """What a format does about a push: directions counted by real rounding, in single steps and in training.
 
-Weights rest where the gradient is zero. A minimum of real arithmetic does not lie on a format's lattice; so it is rounded, and the targets
-are moved by what that changes in the outputs. Then the rounded weights fit exactly, the gradient there is zero in every arithmetic, and J,
-which knows nothing of targets, is what it was.
+Weights rest where the gradient is zero. A minimum of real arithmetic does not lie on a format's lattice; so it is rounded, and
+the targets are moved by what that changes in the outputs. Then the rounded weights fit exactly, the gradient there is zero in
+every arithmetic, and J, which knows nothing of targets, is what it was.
 
-*By push.* From rest the weights are pushed by +s and by -s along a unit vector v, rounded to the lattice, and one step of descent is made
-there: w' = round(w - lr g(w)). In real arithmetic it leads back by lr lambda s along v. The direction is **answered** if the rounded step
-leads back by half of that or more, on average over both pushes. (What is even in s, the curvature of the manifold itself, drops out of
-that average; a v without curvature has no answer to give.) Chance can answer too: it answers the wrong way as often, so the directions
-answered by minus a half or less are counted as well. With the wider count, *any* moved weight, directions in the null space are answered
-like all the others: of thousands of weights some are near zero, where the lattice is as fine as one likes, and the lattice noise of the
-push moves them. That count cannot come out against geometry, and it is only reported beside that of the null space.
+*By push.* From rest the weights are pushed by +s and by -s along a unit vector v, rounded to the lattice, and one step of
+descent is made there: w' = round(w - lr g(w)). In real arithmetic it leads back by lr lambda s along v. The direction is
+**answered** if the rounded step leads back by half of that or more, on average over both pushes. (What is even in s, the
+curvature of the manifold itself, drops out of that average; a v without curvature has no answer to give.) Chance can answer
+too: it answers the wrong way as often, so the directions answered by minus a half or less are counted as well. With the wider
+count, *any* moved weight, directions in the null space are answered like all the others: of thousands of weights some are near
+zero, where the lattice is as fine as one likes, and the lattice noise of the push moves them. That count cannot come out
+against geometry, and it is only reported beside that of the null space.
 
-Half of the weights that count along v have to move, so a direction is answered where about lr lambda s |v_j| > 2^-p |w_j| / 2: at s =
-|w| / 8 the count is about that of N_p (`landscape.flatness`), and half the push or half of lr cost one bit.
+Half of the weights that count along v have to move, so a direction is answered where about lr lambda s |v_j| > 2^-p |w_j| / 2.
+Half the push or half of lr cost one bit; at s = |w| / 8 the count is near n - N_p (`landscape.flatness`). But there pushes are
+no longer small for soft directions in formats of many bits: what is even in s moves the weights that the odd part then dithers
+on. At |w| / 32 it is not so, and float64's own answer is within a few per cent of lr lambda s in every direction.
 
-*By training.* All directions are pushed at once, each by s / sqrt(k) with a sign of its own, and trained in the format. Residuals u_i . r
-over sigma_i are what is left of each push: **reduced** are those of which less than half is left. In real arithmetic lr lambda steps > ln 2
-is enough, so the same training in float64 stands beside it. Minibatches of b points have gradients scaled by d / b.
+*By training.* All directions are pushed at once, each by s / sqrt(k) with a sign of its own, and trained in the format.
+Residuals u_i . r over sigma_i are what is left of each push: **reduced** are those of which less than half is left. In real
+arithmetic lr lambda steps > ln 2 is enough, so the same training in float64 stands beside it. Minibatches of b points have
+gradients scaled by d / b.
 """
 
 from collections.abc import Mapping
@@ -216,5 +220,3 @@ def reduced(left: np.ndarray, before: np.ndarray, vectors: np.ndarray) -> int:
         1
     """
     return int((np.abs(vectors @ left) < 0.5 * np.abs(vectors @ before)).sum())
-
-

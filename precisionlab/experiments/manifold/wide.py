@@ -1,17 +1,19 @@
 """A wide net on many real digits: its curvature from the points alone, and a minimum, without a matrix of n x n numbers.
 
-The loss is half the sum of squared residuals, so at a minimum of value zero H = J^T J, whose eigenvalues other than zero are those of the
-d x d matrix K = J J^T. For one hidden layer f(x) = b + v . phi(W x + c) the rows of J are, with s = v phi'(W x + c),
+The loss is half the sum of squared residuals, so at a minimum of value zero H = J^T J, whose eigenvalues other than zero are
+those of the d x d matrix K = J J^T. For one hidden layer f(x) = b + v . phi(W x + c) the rows of J are, with s = v phi'(W x +
+c),
 
     df/dW = s x^T,   df/dc = s,   df/dv = phi(W x + c),   df/db = 1,
 
-and K_ij = (1 + x_i . x_j) s_i . s_j + phi_i . phi_j + 1: d^2 (h + k) products instead of the d^2 n of multiplying J out. A right singular
-vector is J^T u / sigma, one pass backwards. A minimum is found by Levenberg and Marquardt's step in the space of the data,
+and K_ij = (1 + x_i . x_j) s_i . s_j + phi_i . phi_j + 1: d^2 (h + k) products instead of the d^2 n of multiplying J out. A
+right singular vector is J^T u / sigma, one pass backwards. A minimum is found by Levenberg and Marquardt's step in the space of
+the data,
 
     theta <- theta - J^T (K + m I)^-1 r,
 
-m falling tenfold with each success (and rising fourfold without): the step of least norm as m goes to zero, as in `landscape.minima`, for the price of one Cholesky
-factorization of d x d.
+m falling tenfold with each success (and rising fourfold without): the step of least norm as m goes to zero, as in
+`landscape.minima`, for the price of one Cholesky factorization of d x d.
 """
 
 from typing import Any, NamedTuple
@@ -19,9 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from precisionlab.experiments.manifold.settings import first_weights
 from precisionlab.landscape.vectors import EPS
-from precisionlab.problems.fitting import Fit, parity_fit
+from precisionlab.problems.fitting import Fit
 
 __all__ = ["Directions", "Zero", "curvatures", "directions", "gram", "largest_lr", "widened", "zero_near"]
 
@@ -77,6 +78,8 @@ def gram(fit: Fit, theta: Any) -> np.ndarray:
 
     Example:
         >>> from precisionlab.landscape import jacobian
+        >>> from precisionlab.experiments.manifold.settings import first_weights
+        >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(4, inputs=3, hidden=5)
         >>> theta = first_weights(fit, 0)
         >>> j = jacobian(fit.residuals_at, theta)
@@ -98,6 +101,8 @@ def zero_near(fit: Fit, theta: Any, *, steps: int = 60) -> Zero:
         ValueError: as `gram`.
 
     Example:
+        >>> from precisionlab.experiments.manifold.settings import first_weights
+        >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(6, inputs=3, hidden=8)
         >>> zero_near(fit, first_weights(fit, 0)).loss < 1e-28
         True
@@ -112,7 +117,9 @@ def zero_near(fit: Fit, theta: Any, *, steps: int = 60) -> Zero:
         size = float(np.trace(matrix)) / fit.d
         damping = damping or 0.1 * size
         matrix[np.diag_indices(fit.d)] += damping + fit.d * EPS * size  # the second part: so that there are square roots
-        multipliers = scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False), here.residuals)
+        multipliers = scipy.linalg.cho_solve(
+            scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False), here.residuals
+        )
         there = point - _pulled_back(fit, here, multipliers[None, :])[0]
         then = _at(fit, there)
         if _half_square(then) < loss:
@@ -135,6 +142,8 @@ def curvatures(fit: Fit, theta: Any) -> np.ndarray:
         ValueError: as `gram`.
 
     Example:
+        >>> from precisionlab.experiments.manifold.settings import first_weights
+        >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(4, inputs=3, hidden=5)
         >>> curvatures(fit, first_weights(fit, 0)).shape
         (4,)
@@ -158,6 +167,8 @@ def directions(fit: Fit, theta: Any) -> Directions:
         ValueError: as `gram`.
 
     Example:
+        >>> from precisionlab.experiments.manifold.settings import first_weights
+        >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(4, inputs=3, hidden=5)
         >>> found = directions(fit, first_weights(fit, 0))
         >>> bool(np.allclose(found.right @ found.right.T, np.eye(4), atol=1e-10))
@@ -168,7 +179,9 @@ def directions(fit: Fit, theta: Any) -> Directions:
         columns, sizes, right = np.linalg.svd(_pulled_back(fit, here, np.eye(fit.d)), full_matrices=False)
         return Directions(sizes**2, columns.T, right)
     if fit.n < fit.d:
-        raise ValueError(f"directions: {fit.n} weights have fewer than d = {fit.d} directions; take a wider net or fewer points.")
+        raise ValueError(
+            f"directions: {fit.n} weights have fewer than d = {fit.d} directions; take a wider net or fewer points."
+        )
     values, columns = np.linalg.eigh(_gram(fit, here))
     left = columns.T[::-1]
     right = _pulled_back(fit, here, left)
@@ -176,10 +189,10 @@ def directions(fit: Fit, theta: Any) -> Directions:
 
 
 def widened(fit: Fit, hidden: int, rows: Any) -> np.ndarray:
-    """The weights of a net as those of a wider one whose further units are zero, which computes the same and has the same gradient.
+    """The weights of a net as those of a wider one whose further units are zero: it computes the same, with the same gradient.
 
-    A unit with weights zero in and out has the feature tanh(0) = 0: no derivative by any of its weights is other than zero. So nets
-    of all widths share one compiled program.
+    A unit with weights zero in and out has the feature tanh(0) = 0: no derivative by any of its weights is other than zero. So
+    nets of all widths share one compiled program.
 
     Args:
         fit: the net, with one hidden layer.
@@ -190,6 +203,8 @@ def widened(fit: Fit, hidden: int, rows: Any) -> np.ndarray:
         (..., n of the wider net).
 
     Example:
+        >>> from precisionlab.experiments.manifold.settings import first_weights
+        >>> from precisionlab.problems.fitting import parity_fit
         >>> fit, wide = parity_fit(4, inputs=3, hidden=5), parity_fit(4, inputs=3, hidden=9)
         >>> theta = first_weights(fit, 0)
         >>> bool(np.allclose(gram(wide, widened(fit, 9, theta)) , gram(fit, theta)))
