@@ -130,7 +130,7 @@ def answers_of(pushes: Pushes, values: Any, distance: float, lr: float) -> tuple
 
     Args:
         pushes: from `push`.
-        values: (k,) the curvature lambda of each direction.
+        values: (k,) the curvature lambda of each direction; where it is zero there is no answer to give.
         distance: as given to `push`.
         lr: as given to `push`.
 
@@ -139,7 +139,8 @@ def answers_of(pushes: Pushes, values: Any, distance: float, lr: float) -> tuple
         (1, 1)
     """
     half = 0.5 * lr * np.asarray(values) * distance
-    return int((pushes.back >= half).sum()), int((pushes.back <= -half).sum())
+    curved = half > 0
+    return int((curved & (pushes.back >= half)).sum()), int((curved & (pushes.back <= -half)).sum())
 
 
 @in_float64
