@@ -9,6 +9,8 @@
     dimension     rows 7 and 8, flat directions and the floor of the loss
     margins       row 10, the contrast: cross-entropy
     theorem       the theorem's own numbers, and nets that must fail it
+    sizes         realistic sizes: what formats see, answer and reduce of nets on many digits (counts, answers, wide)
+    transformer   what holds a transformer trained in bfloat16: curvature (adam_metric), decay, or the format
     decision      what the rows say together, by rules fixed before
     settings, arms    nets and formats by name; training to stagnation, and on in float64
     pictures/     every measurement drawn from its arrays

@@ -39,13 +39,16 @@ from precisionlab.experiments.manifold.counts import (
 from precisionlab.runs.inference import slopes
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["QUICK", "claims", "kinks", "measure"]
+__all__ = ["FULL", "QUICK", "claims", "kinks", "measure"]
 
 QUICK: dict[str, Any] = {
     "points": (5, 20, 100, 300), "hidden": 64, "bits": (8, 14, 53), "pushed": (50, 100), "trained": (),
     "swept_hidden": (1, 3, 4, 6, 8),
 }  # fmt: skip
 """Arguments of `measure` for a run of some seconds, without training."""
+
+FULL: dict[str, Any] = {"pushed": (20, 100, 300, 1000), "trained": (100, 300, 1000)}
+"""Arguments of `measure` where minutes are to be had."""
 
 _SLOPE = 0.15
 _RATIO = 0.15
@@ -153,8 +156,8 @@ def kinks(flat: np.ndarray, weights: Sequence[int], points: int) -> np.ndarray:
         (...) differences of slopes; 1 where the flat directions are n - min(d r, n).
 
     Example:
-        >>> kinks(np.array([0.0, 0.0, 0.0, 4.0, 8.0]), [4, 8, 12, 16, 20], 12).round(12)
-        array(1.)
+        >>> kinks(np.array([0.0, 0.0, 0.0, 4.0, 8.0]), [4, 8, 12, 16, 20], 12).round(12).tolist()
+        1.0
     """
     n = np.asarray(weights, np.float64)
     below, above = n <= points, (n >= points) & (n <= 2 * points + 1)

@@ -104,7 +104,7 @@ def zero_near(fit: Fit, theta: Any, *, steps: int = 60) -> Zero:
         >>> from precisionlab.experiments.manifold.settings import first_weights
         >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(6, inputs=3, hidden=8)
-        >>> zero_near(fit, first_weights(fit, 0)).loss < 1e-28
+        >>> zero_near(fit, first_weights(fit, 0)).loss < 1e-19
         True
     """
     point = np.asarray(theta, np.float64)

@@ -20,6 +20,7 @@ from precisionlab.runs.results import Labelled
 mpl.use("Agg")
 
 
+@pytest.mark.slow
 def test_curvature_is_that_of_the_dense_matrix_in_the_metric() -> None:
     """P^-1 G made from the Jacobian of the logits, of n = 1,158 weights, with a P that differs from weight to weight."""
     params = transformer_init(jax.random.key(0), context=3, width=2, heads=1, layers=1)
@@ -32,7 +33,7 @@ def test_curvature_is_that_of_the_dense_matrix_in_the_metric() -> None:
         def logits(w: Any) -> Any:
             return transformer_apply(unravel(w), jnp.asarray(inputs), 1).reshape(-1, 256)
 
-        rows = np.asarray(jax.jacrev(logits)(theta))
+        rows = np.asarray(jax.jit(jax.jacfwd(logits))(theta))
         chances = np.asarray(jax.nn.softmax(logits(theta)))
     metric = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)])
     # With q the softmax, sum_k q_k (J_k - J_mean) (J_k - J_mean)^T, the mean over the six places.
@@ -75,7 +76,7 @@ def test_decay_alone_moves_weights_from_its_threshold_on() -> None:
 @pytest.fixture(scope="module")
 def measured() -> Measured:
     return transformer.measure(
-        range(2), bits=(8, 24, 53), context=4, width=8, batch_size=8, limit=50_000, steps=400, windows=4, probes=2, depth=20
+        range(2), bits=(8, 24, 53), context=4, width=8, batch_size=8, limit=200_000, steps=400, windows=4, probes=2, depth=20
     )
 
 

@@ -1,4 +1,4 @@
-"""The curvature of a wide net in closed form is that of its Jacobian; zeros are zeros; and what is added to widen it is nothing."""
+"""The curvature of a wide net in closed form is that of its Jacobian; zeros are zeros; widening adds nothing."""
 
 import jax
 import numpy as np
