@@ -10,7 +10,8 @@ applies as it is (`landscape.spectral_density`, float64; no matrix of n x n numb
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -73,14 +74,20 @@ def adam_curvature(
         >>> found.nodes.shape, bool(found.nodes.min() > -1e-12)
         ((2, 20), True)
     """
-    theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params))
-    root = 1 / jnp.sqrt(ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), scale))[0])
+    weights, metric = (jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree) for tree in (params, scale))
+    root = 1 / jnp.sqrt(ravel_pytree(metric)[0])
     inputs, targets = (np.asarray(part) for part in tokens)
-    linearized = Partial(partial(_linearized, unravel, heads), theta, root, inputs, targets)
-    return spectral_density(linearized, np.zeros(theta.size), key=jax.random.key(seed), probes=probes, depth=depth)
+    linearized = Partial(_linearized(heads), weights, root, inputs, targets)
+    return spectral_density(linearized, np.zeros(root.size), key=jax.random.key(seed), probes=probes, depth=depth)
 
 
-def _linearized(unravel: Any, heads: int, theta: Any, root: Any, inputs: Any, targets: Any, x: Any) -> Any:
-    """The loss of the linearized model, at P^-1/2 x from the weights."""
-    logits, change = jax.jvp(lambda w: transformer_apply(unravel(w), inputs, heads), (theta,), (root * x,))
-    return cross_entropy(logits + change, targets)
+@lru_cache(maxsize=8)
+def _linearized(heads: int) -> Callable[..., Any]:
+    """The loss of the linearized model, at P^-1/2 x from the weights; one function, so that all seeds share its programs."""
+
+    def loss(weights: Any, root: Any, inputs: Any, targets: Any, x: Any) -> Any:
+        theta, unravel = ravel_pytree(weights)
+        logits, change = jax.jvp(lambda w: transformer_apply(unravel(w), inputs, heads), (theta,), (root * x,))
+        return cross_entropy(logits + change, targets)
+
+    return loss

@@ -130,6 +130,7 @@ def measure(
         )
     tell = progress or (lambda *_: None)
     problem = text(context, width, _HEADS, layers, batch_size, limit)
+    evaluate = jax.jit(problem.evaluate)
     shape = (len(ARMS), 2, len(seeds))
     rms, loss, lost = np.empty(shape), np.empty(shape), np.empty(shape)
     ends: Any = None
@@ -142,7 +143,7 @@ def measure(
                     one = jax.tree.map(lambda leaf, arm=arm, s=s: leaf[arm, s], params)
                     vector = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one)])
                     rms[done, i, s] = math.sqrt(float(np.mean(np.square(vector, dtype=np.float64))))
-                    loss[done, i, s] = float(problem.evaluate(one)["test_loss"])
+                    loss[done, i, s] = float(evaluate(one)["test_loss"])
                 lost[done, i] = gone[arm]
                 done += 1
             if mode is nearest_even:

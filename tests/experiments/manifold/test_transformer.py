@@ -75,9 +75,9 @@ def test_decay_alone_moves_weights_from_its_threshold_on() -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return transformer.measure(
-        range(2), bits=(8, 24, 53), context=4, width=8, batch_size=8, limit=200_000, steps=400, windows=4, probes=2, depth=20
-    )
+    sizes = {"context": 4, "width": 8, "batch_size": 8, "limit": 200_000, "windows": 4, "probes": 2, "depth": 20}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax needs it
+        return transformer.measure(range(2), bits=(8, 24, 53), steps=400, **sizes)
 
 
 @pytest.mark.slow
