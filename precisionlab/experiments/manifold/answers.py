@@ -8,10 +8,11 @@ every arithmetic, and J, which knows nothing of targets, is what it was.
 descent is made there: w' = round(w - lr g(w)). In real arithmetic it leads back by lr lambda s along v. The direction is
 **answered** if the rounded step leads back by half of that or more, on average over both pushes. (What is even in s, the
 curvature of the manifold itself, drops out of that average; a v without curvature has no answer to give.) Chance can answer
-too: it answers the wrong way as often, so the directions answered by minus a half or less are counted as well. With the wider
-count, *any* moved weight, directions in the null space are answered like all the others: of thousands of weights some are near
-zero, where the lattice is as fine as one likes, and the lattice noise of the push moves them. That count cannot come out
-against geometry, and it is only reported beside that of the null space.
+too: it answers the wrong way as often, so the directions answered by minus a half or less are counted as well, and the
+difference is what a format answers: with 1,000 points the softest directions ask for less than the noise of the lattice, and
+half of their answers are chance. With the wider count, *any* moved weight, directions in the null space are answered like all
+the others: of thousands of weights some are near zero, where the lattice is as fine as one likes, and the lattice noise of the
+push moves them. That count cannot come out against geometry, and it is only reported beside that of the null space.
 
 Half of the weights that count along v have to move, so a direction is answered where about lr lambda s |v_j| > 2^-p |w_j| / 2.
 Half the push or half of lr cost one bit; at s = |w| / 8 the count is near n - N_p (`landscape.flatness`). But there pushes are

@@ -172,17 +172,19 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
         measured: what `measure` returned.
 
     Returns:
-        Claims whose names begin with the side whose prediction it is, at the fewest and at the most bits.
+        Claims whose names begin with the side whose prediction it is, at the fewest and at the most bits. Pushes answered are
+        those answered the right way less those answered the wrong way, which chance does as often.
     """
     arrays = {name.removeprefix("sizes_"): array.values for name, array in measured.arrays.items()}
     coords = {name.removeprefix("sizes_"): list(labels) for name, labels in measured.coords.items()}
+    answered = arrays["answered"] - arrays["wrong"]  # chance answers the right way as often as the wrong way
     n, pushed_n = int(arrays["n"]), int(arrays["pushed_n"])
     told: list[Claim] = []
     for which in (0, -1):
         p = coords["bits"][which]
         for what, points, counts in (
             (f"directions seen, n = {n:,}", coords["points"], arrays["seen"][1, :, 0, which]),
-            (f"pushes answered, n = {pushed_n:,}", coords["pushed"], arrays["answered"][:, 0, which]),
+            (f"pushes answered, n = {pushed_n:,}", coords["pushed"], answered[:, 0, which]),
         ):
             far, found = _growth(points, counts)
             told += _both_sides(
@@ -194,7 +196,7 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
             flat = np.asarray(weights, np.float64)[:, None] - arrays[f"swept_{what}"][:, which]
             name = f"{p} bits, directions not {what}: kink of their number where n passes d r = {d}"
             told += _both_sides(name, kinks(flat, weights, d), 1.0, 0.0, 2 * _SLOPE)
-    told += _of_rates(coords, arrays["answered"])
+    told += _of_rates(coords, answered)
     return (*told, *_of_training(coords, arrays["reduced"])) if coords["trained"] else tuple(told)
 
 

@@ -95,7 +95,8 @@ def planted(counted: Any, swept: Any) -> Measured:
     through = np.array([[[swept(n, p)] * 3 for p in (8, 53)] for n in weights], np.float64)
     arrays = {
         "seen": Labelled(("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "seed"), np.stack([table, table])),
-        "answered": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "seed"), table),
+        "answered": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "seed"), table + 2.0),
+        "wrong": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "seed"), np.full_like(table, 2.0)),
         "swept_seen": Labelled(("sizes_swept", "sizes_swept_bits", "seed"), through),
         "swept_answered": Labelled(("sizes_swept", "sizes_swept_bits", "seed"), through),
         "reduced": Labelled(
@@ -131,8 +132,9 @@ def test_either_side_can_win() -> None:
     (other,) = (claim for claim in sizes.claims(geometric) if "lr / 64" in claim.name)
     assert (other.measured, other.held) == (1.0, True)  # what no format changes is the same at every step too
     slow = planted(lambda d, p: 20 if p == 8 and d else 10, lambda n, _: n)
-    halved = slow.arrays["sizes_answered"].values.copy()
+    halved = slow.arrays["sizes_answered"].values.copy() - 2.0
     halved[:, 1] /= 2
+    halved += 2.0
     arrays = {**slow.arrays, "sizes_answered": slow.arrays["sizes_answered"]._replace(values=halved)}
     (wrong,) = (claim for claim in sizes.claims(slow._replace(arrays=arrays)) if "lr / 64" in claim.name)
     assert (wrong.measured, wrong.held) == (0.5, False)

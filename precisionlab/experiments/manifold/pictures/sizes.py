@@ -55,7 +55,7 @@ def draw_seen(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_answered(measured: Measured, axes: Axes) -> Axes:
-    """Pushes answered by rounded steps against the number of data, at the largest learning rate and at a 64th of it.
+    """Pushes answered, less those answered the wrong way, against the number of data, at the largest lr and a 64th of it.
 
     Args:
         measured: from `sizes.measure`.
@@ -65,6 +65,7 @@ def draw_answered(measured: Measured, axes: Axes) -> Axes:
         The axes.
     """
     pushed, answered = np.asarray(measured.coords["sizes_pushed"]), measured.arrays["sizes_answered"].values
+    answered = answered - measured.arrays["sizes_wrong"].values
     axes.loglog(pushed, pushed, color="0.3", lw=1, ls="--", label="geometry: d r, at every p")
     for j, p in enumerate(measured.coords["sizes_bits"]):
         colour = _COLOURS[j % len(_COLOURS)]
