@@ -105,7 +105,8 @@ def measure(
         lr: of AdamW.
         decay: mu of AdamW, positive; the other arm has none.
         steps: of training.
-        windows: of the corpus, at most 256, on which the curvature is taken.
+        windows: of the corpus, at most 256, on which the curvature is taken; three times as many count 7 % more at 8 bits, and
+            a fifth more at 11.
         probes: random vectors of the spectral density, at least 2.
         depth: of their Krylov spaces; eigenvalues below about the largest over depth^2 are blurred.
         progress: called with a few words and the share that is done.
