@@ -18,6 +18,7 @@ _SLOW_EXAMPLES = {
     "precisionlab.arithmetic.exact.chances.round_sum",
     "precisionlab.backend.selftest.run_checks",
     "precisionlab.experiments.formats.digits.run",
+    "precisionlab.experiments.manifold.adam_metric.adam_curvature",
     "precisionlab.problems.networks.transformer_apply",
     "precisionlab.problems.networks.transformer_init",
     "precisionlab.problems.text.text",

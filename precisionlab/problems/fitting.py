@@ -27,7 +27,7 @@ from precisionlab._typing import Array, Float, PRNGKeyArray, PyTree
 from precisionlab.problems.base import whole
 from precisionlab.problems.digits import load_digits
 
-__all__ = ["SMOOTH", "Fit", "digits_fit", "generic_fit"]
+__all__ = ["SMOOTH", "Fit", "digits_fit", "generic_fit", "parity_fit"]
 
 
 def _linear(x: Array) -> Array:
@@ -168,16 +168,50 @@ def digits_fit(
     return _fit(f"digits, {activation}", sizes, activation, scores[rows, :inputs], targets, "digits_fit")
 
 
+def parity_fit(d: int, inputs: int = 64, hidden: int = 128, activation: str = "tanh", layers: int = 1, seed: int = 0) -> Fit:
+    """Real points in number: any of the 1,797 images of digits, and one output, whether the digit is odd (-1) or even (+1).
+
+    Coordinates are made as in `digits_fit`, from all images. Of one seed, the points of a smaller d are the first of a larger
+    one.
+
+    Args:
+        d: images, different ones, up to 1,797.
+        inputs: principal components, 1 to 64.
+        hidden: units of each hidden layer.
+        activation: as in `generic_fit`.
+        layers: hidden layers.
+        seed: which images.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+        ValueError: for a size out of range, or an unknown activation.
+
+    Example:
+        >>> fit = parity_fit(1500)
+        >>> fit.n, fit.inputs.shape, sorted(set(fit.targets.ravel().tolist()))
+        (8449, (1500, 64), [-1.0, 1.0])
+    """
+    hidden, layers = (whole(f"parity_fit: {name}", value, 1) for name, value in (("hidden", hidden), ("layers", layers)))
+    inputs, seed = whole("parity_fit: inputs", inputs, 1, 64), whole("parity_fit: seed", seed, 0)
+    scores, labels = _components(10, every=True)
+    rows = np.random.default_rng(seed).permutation(len(labels))[: whole("parity_fit: d", d, 1, len(labels))]
+    targets = 1.0 - 2.0 * (labels[rows] % 2)[:, None]
+    sizes = (inputs, *[hidden] * layers, 1)
+    return _fit(f"parity of digits, {activation}", sizes, activation, scores[rows, :inputs], targets, "parity_fit")
+
+
 @lru_cache(maxsize=16)
-def _components(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components (images, 64) of the training images of the first digits, and their labels."""
+def _components(classes: int, *, every: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components (images, 64) of the training images, or all, of the first digits, and their labels."""
     data = load_digits()
-    kept = data.train_labels < classes
-    images = data.train_images[kept].astype(np.float64)
+    labels = np.concatenate([data.train_labels, data.test_labels]) if every else data.train_labels
+    pixels = np.concatenate([data.train_images, data.test_images]) if every else data.train_images
+    kept = labels < classes
+    images = pixels[kept].astype(np.float64)
     _, spreads, axes = np.linalg.svd(images - images.mean(axis=0), full_matrices=False)
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # the sign of an axis is free
     scale = spreads[0] / math.sqrt(len(images))
-    return (images - images.mean(axis=0)) @ axes.T / scale, data.train_labels[kept].astype(np.int64)
+    return (images - images.mean(axis=0)) @ axes.T / scale, labels[kept].astype(np.int64)
 
 
 def _fit(name: str, sizes: tuple[int, ...], activation: str, inputs: np.ndarray, targets: np.ndarray, where: str) -> Fit:

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from precisionlab.landscape import jacobian_spectrum, rank, reach_minimum
 from precisionlab.problems import load_digits
-from precisionlab.problems.fitting import SMOOTH, Fit, digits_fit, generic_fit
+from precisionlab.problems.fitting import SMOOTH, Fit, digits_fit, generic_fit, parity_fit
 
 IN_NUMPY: dict[str, Any] = {
     "tanh": np.tanh,
@@ -93,6 +93,27 @@ def test_digits_are_real_images_turned_and_scaled() -> None:
     assert np.unique(whole.targets).tolist() == [-1.0, 1.0]
     leading = digits_fit(6, r=3, inputs=2, seed=2)
     assert np.array_equal(leading.inputs, fit.inputs[:, :2])
+
+
+def test_parity_is_told_of_any_of_the_digits() -> None:
+    fit = parity_fit(1797, seed=5)
+    data = load_digits()
+    labels = np.concatenate([data.train_labels, data.test_labels])
+    pixels = np.concatenate([data.train_images, data.test_images]).astype(np.float64)
+    assert (fit.n, fit.d, fit.r) == (66 * 128 + 1, 1797, 1)
+    assert sorted(fit.targets[:, 0]) == sorted(np.where(labels % 2, -1.0, 1.0))
+    assert fit.inputs[:, 0].var() == pytest.approx(1.0)
+    # Whose image it is, the distances say: from the mean of all, and from the first.
+    scale = np.sqrt(np.linalg.eigvalsh(np.cov(pixels.T, bias=True))[-1])
+    lengths = np.linalg.norm(pixels - pixels.mean(axis=0), axis=1) / scale
+    for point, target in zip(fit.inputs[:50], fit.targets[:50, 0], strict=True):
+        found = int(np.argmin(np.abs(lengths - np.linalg.norm(point))))
+        assert lengths[found] == pytest.approx(float(np.linalg.norm(point)), abs=1e-9)
+        assert target == (-1.0 if labels[found] % 2 else 1.0)
+    few = parity_fit(7, inputs=3, seed=5)
+    assert np.array_equal(few.inputs, fit.inputs[:7, :3])
+    with pytest.raises(ValueError, match=r"parity_fit: d must be a whole number from 1 to 1797; got 1798"):
+        parity_fit(1798)
 
 
 @pytest.mark.slow

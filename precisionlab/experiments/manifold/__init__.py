@@ -19,7 +19,9 @@ What describes:
     hyperbola     the same in two weights, where every step is known
     noisy, drift_law    descent with noisy labels; the law of a rounded noisy step
     sizes         directions seen against data, weights, bits and step size, in nets of thousands of weights
+    wide, answers, counts    nets of thousands of weights, their pushes and training, and what is counted in them
     transformer   what holds the weights of a transformer in bfloat16: data, decay, or the format
+    adam_metric   curvature as Adam sees it
     theorem       the theorem's own numbers in float64, and nets that must fail it
     census        row 1, points of a lattice that fit
     extents       row 2, how far from a minimum nothing moves

@@ -15,6 +15,7 @@ Beside it stand measurements that describe and do not decide, with what each sid
 
     decay     from how many bits on decay moves weights                        p = -log2(lr mu), by the half-gap law
     drift, hyperbola    where a net goes after it has reached the minimum, with noise and decay, as in float64
+    sizes, transformer  directions seen against data, weights, bits and step size, in nets of real size
     walkers   n - d directions in which stochastic walkers spread                     none without lost updates
     theorem   in float64 rank and nullity are those of the theorem             (a check of the theorem: no format enters)
     1  census           the lattice points that fit grow by n - d bits a bit          alike for every d
@@ -53,8 +54,10 @@ from precisionlab.experiments.manifold import (
     planted,
     repair,
     ring,
+    sizes,
     stagnation,
     theorem,
+    transformer,
     walkers,
 )
 from precisionlab.experiments.manifold.pictures.figures import FIGURES
@@ -94,6 +97,8 @@ class ManifoldConfig:
         deciding: how many seeds the deciding measurement has; 5 are the fewest that can decide.
         bits: the significand bits at which it decides, beside those of `described`.
         walkers: how many seeds the count of spreading walkers has; 0 leaves it out, which is half a minute at 6.
+        sizes: how many seeds the counts in nets of thousands of weights have; 0 leaves them out.
+        transformer: how many the counts in a transformer have, a minute each; 0 leaves it out.
         described: further significand bits at which directions are counted.
         free: significand bits at which they are counted without lost updates too, `bits` among them.
         drifting: significand bits in which nets go on after they have reached a minimum; 53 is float64, which must be there.
@@ -122,6 +127,8 @@ class ManifoldConfig:
     deciding: int = 16
     bits: int = directions.BITS
     walkers: int = 6
+    sizes: int = 3
+    transformer: int = 0
     described: tuple[int, ...] = (5, 11)
     free: tuple[int, ...] = (directions.BITS,)
     drifting: tuple[int, ...] = drift.BITS
@@ -169,6 +176,8 @@ class ManifoldConfig:
             ("seeds", 1, 10**4),
             ("deciding", 1, 10**4),
             ("walkers", 0, 10**4),
+            ("sizes", 0, 10**4),
+            ("transformer", 0, 10**4),
             ("first_seed", 0, 10**9),
             ("bits", 3, 24),
             ("dial", 2, 12),
@@ -177,7 +186,13 @@ class ManifoldConfig:
         ):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field} is {getattr(self, field)}; allowed are {low} to {high}.")
-        for field, low, high in (("precisions", 3, 53), ("repaired", 3, 53), ("described", 3, 24), ("free", 3, 24), ("drifting", 3, 53)):
+        for field, low, high in (
+            ("precisions", 3, 53),
+            ("repaired", 3, 53),
+            ("described", 3, 24),
+            ("free", 3, 24),
+            ("drifting", 3, 53),
+        ):
             given = getattr(self, field)
             none = not given and field != "described"
             if none or list(given) != sorted(set(given)) or any(not low <= p <= high for p in given):
@@ -251,6 +266,12 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         some = range(config.first_seed, config.first_seed + config.walkers)
         work["walkers"] = partial(walkers.measure, some, bits=(config.bits,), dial=config.dial)
     if "square" in config.worlds:
+        for name, measure, count in (
+            ("sizes", sizes.measure, config.sizes),
+            ("transformer", transformer.measure, config.transformer),
+        ):
+            if count:
+                work[name] = partial(measure, range(config.first_seed, config.first_seed + count))
         work["drift"] = partial(drift.measure, seeds, **net, bits=config.drifting)
         work["hyperbola"] = partial(hyperbola.measure, seeds, bits=config.drifting)
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
@@ -355,6 +376,8 @@ _JUDGES: Mapping[str, Callable[[Measured], tuple[Finding, ...]]] = {
 _CLAIMS: Mapping[str, Mapping[str, Callable[[Measured], tuple[Claim, ...]]]] = {
     "decay": {"": decay.claims},
     "walkers": {"": walkers.claims},
+    "sizes": {"sizes": sizes.claims},
+    "transformer": {"transformer": transformer.claims},
     "drift": {"drift": drift.claims},
     "hyperbola": {"": hyperbola.claims},
     "theorem": {"": theorem.claims},
@@ -404,12 +427,12 @@ MANIFOLD = Experiment(
     question="Does the flat manifold of minima come from geometry, or from what the number format can represent?",
     config=ManifoldConfig,
     quick={
-        "data": ("generic",), "seeds": 4, "deciding": 8, "walkers": 0, "described": (), "drifting": (4, 6, 8, 10, 11, 53), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
+        "data": ("generic",), "seeds": 4, "deciding": 8, "walkers": 0, "sizes": 0, "described": (), "drifting": (4, 6, 8, 10, 11, 53), "precisions": (4, 6, 8, 11, 24), "repaired": (4, 8),
         "worlds": ("square", "square_with_decay", "cross_entropy"),
         "placements": ("weights",), "others": False, "forms": ("log_softmax", "softplus"), "steps": 4096, "coarser": 1,
         "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
-    full={"seeds": 64, "deciding": 64, "walkers": 16, "described": (5, 11, 14), "free": (8, 11), "repaired": (3, 4, 5, 6, 8, 10, 11)},
+    full={"seeds": 64, "deciding": 64, "walkers": 16, "transformer": 2, "described": (5, 11, 14), "free": (8, 11), "repaired": (3, 4, 5, 6, 8, 10, 11)},
     run=run,
     columns=("loss", "row", "measurement", "speaks_for", "findings", "p", "silent_because"),
     figures=FIGURES,

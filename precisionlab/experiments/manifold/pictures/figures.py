@@ -8,11 +8,14 @@ import matplotlib.pyplot as plt
 from precisionlab.experiments.common.measured import Measured, taken_apart
 from precisionlab.experiments.manifold.pictures.controls import draw_ring, draw_theorem
 from precisionlab.experiments.manifold.pictures.counts import draw_counts
+from precisionlab.experiments.manifold.pictures.drift import drift_figure, hyperbola_figure
 from precisionlab.experiments.manifold.pictures.floors import draw_loss_floor
 from precisionlab.experiments.manifold.pictures.lattices import draw_census, draw_extents
 from precisionlab.experiments.manifold.pictures.margins import draw_margins
 from precisionlab.experiments.manifold.pictures.probes import draw_decay, draw_walkers
+from precisionlab.experiments.manifold.pictures.sizes import draw_sizes
 from precisionlab.experiments.manifold.pictures.training import draw_spectra, draw_two_by_two, draw_unfreezing
+from precisionlab.experiments.manifold.pictures.transformer import draw_transformer
 from precisionlab.runs.results import Result
 
 __all__ = ["FIGURES"]
@@ -39,13 +42,18 @@ def _one(name: str, draw: Callable[..., Any], width: float = 8.5, height: float 
     return drawn
 
 
-def _ring(result: Result) -> Any:
-    part = taken_apart(Measured(result.coords, result.arrays)).get(("ring", ""))
-    if part is None:
-        return _one("ring", lambda *_: None)(result)
-    figure = plt.figure(figsize=(11, 4.8), layout="constrained")
-    draw_ring(part, figure)
-    return figure
+def _whole(name: str, draw: Callable[..., Any], width: float, height: float) -> Callable[[Result], Any]:
+    """A figure that is drawn into as a whole."""
+
+    def drawn(result: Result) -> Any:
+        part = taken_apart(Measured(result.coords, result.arrays)).get((name, ""))
+        if part is None:
+            return _one(name, lambda *_: None)(result)
+        figure = plt.figure(figsize=(width, height), layout="constrained")
+        draw(part, figure)
+        return figure
+
+    return drawn
 
 
 def _counts(result: Result) -> Any:
@@ -61,13 +69,17 @@ FIGURES: dict[str, Callable[[Result], Any]] = {
     "The answer: directions that are flat in a format, in float64, and in the format when no update is lost": _counts,
     "Decay: how far it moves weights of a few bits along the manifold that the data leave": _one("decay", draw_decay),
     "Walkers: directions in which stochastic rounding still spreads": _one("walkers", draw_walkers),
+    "Drift: what is left of it after zero loss, in nets": drift_figure,
+    "Drift: what is left of it in two weights": hyperbola_figure,
+    "Sizes: directions that a format sees, in nets of thousands of weights": _whole("sizes", draw_sizes, 12, 9),
+    "A transformer in bfloat16: what holds its weights": _whole("transformer", draw_transformer, 14, 4.6),
     "Census: the lattice points that fit the data, against the bits of the lattice": _one("census", draw_census),
     "Extents: how far from a minimum no weight moves": _one("extents", draw_extents),
     "The theorem: eigenvalues of the Hessian at minima in float64, and their gap at d r": _one("theorem", draw_theorem),
     "Unfreezing: stagnated weights go on in float64": _one("stagnation", draw_unfreezing),
     "Spectra where updates stagnate, and at the minimum": _one("stagnation", draw_spectra),
     "Two by two: stagnation and lattice, each alone": _one("repair", draw_two_by_two),
-    "The positive control: four minima that look like a ring": _ring,
+    "The positive control: four minima that look like a ring": _whole("ring", draw_ring, 11, 4.8),
     "The loss that formats leave": _one("floor", draw_loss_floor),
     "Cross-entropy: the margin beyond which the computed loss is exactly zero": _one("margins", draw_margins),
 }
