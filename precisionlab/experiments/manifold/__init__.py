@@ -2,7 +2,8 @@
 
 What decides:
 
-    question      configuration, run and verdict; the measurements one after the other
+    question      the run: the measurements one after the other
+    configuration, judging    what a run is; what follows from its arrays
     worlds        square loss, square loss with decay, cross-entropy: what a net is trained to
     planted       worlds whose answer is known, as controls of the whole decision
     descent       many weights of many seeds, in float64 or in a format

@@ -34,7 +34,10 @@ from precisionlab.landscape.vectors import in_float64
 from precisionlab.numerics.modes import nearest_even, stochastic
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["WORLDS", "claims", "measure"]
+__all__ = ["BITS", "WORLDS", "claims", "measure"]
+
+BITS = (3, 4, 5, 6, 8, 9, 10, 11, 14, 53)
+"""Of the stored weights; 53 is float64."""
 
 WORLDS = ("still", "gaussian", "two_valued", "decay", "gaussian_decay")
 _MODES = {"nearest_even": nearest_even, "stochastic": stochastic}
@@ -54,7 +57,7 @@ def measure(
     inputs: int = 3,
     hidden: int = 8,
     activation: str = "tanh",
-    bits: Sequence[int] = (3, 4, 5, 6, 8, 9, 10, 11, 14, 53),
+    bits: Sequence[int] = BITS,
     steps: int = 2048,
     size: float = 0.5,
     decay: float = 2.0**-10,

@@ -76,9 +76,10 @@ def measure(
     tell = progress or (lambda *_: None)
     net = {"inputs": inputs, "hidden": hidden, "activation": activation, "dial": dial}
     flat = np.empty((len(points), len(bits), len(seeds)))
-    decayed = np.empty((len(bits), len(seeds)))
+    decayed, n = np.empty((len(bits), len(seeds))), 0
     for i, d in enumerate(points):
         worlds = networks(data, seeds, points=d, **net)
+        n = worlds["square"].starts.shape[1]
         for k, p in enumerate(bits):
             flat[i, k] = spreading(worlds["square"], p, time)
             tell("walkers", (i + (k + 1) / len(bits)) / (len(points) + 1))
@@ -87,7 +88,7 @@ def measure(
     arrays = {
         "walkers_flat": Labelled(("walkers_points", "walkers_bits", "walkers_seed"), flat),
         "walkers_decayed": Labelled(("walkers_bits", "walkers_seed"), decayed),
-        "walkers_size": Labelled((), np.array(worlds["square"].starts.shape[1])),
+        "walkers_size": Labelled((), np.array(n)),
     }
     return Measured({"walkers_seed": seeds, "walkers_points": points, "walkers_bits": list(bits)}, arrays)
 
