@@ -56,10 +56,10 @@ def by_spectrum(seeds: Sequence[int], points: Sequence[int], hidden: int, bits: 
             for place, theta in enumerate((first, zero.theta)):
                 values = curvatures(fit, theta)
                 seen[place, k, :, :, s] = [_count(values, bits, largest_lr(values) / slower) for slower in SLOWER]
-    dims = ("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "seed")
+    dims = ("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "sizes_seed")
     return {
         "seen": Labelled(dims, seen),
-        "rms": Labelled(("sizes_points", "seed"), rms),
+        "rms": Labelled(("sizes_points", "sizes_seed"), rms),
         "n": Labelled((), np.array(66 * hidden + 1)),
     }
 
@@ -96,7 +96,7 @@ def by_push(seeds: Sequence[int], pushed: Sequence[int], hidden: int, bits: Sequ
                     moved = pushes.moved > 0
                     found["moved"][k, i, j, s], found["moved_null"][k, i, j, s] = moved[:d].mean(), moved[d:].mean()
                     found["rests"][k, i, j, s] = pushes.rests
-    dims = ("sizes_pushed", "sizes_slower", "sizes_bits", "seed")
+    dims = ("sizes_pushed", "sizes_slower", "sizes_bits", "sizes_seed")
     return {name: Labelled(dims, values) for name, values in found.items()} | {
         "pushed_n": Labelled((), np.array(66 * hidden + 1))
     }
@@ -137,7 +137,7 @@ def by_training(
                 )
                 for j, s in np.ndindex(len(bits), len(seeds)):
                     reduced[b, i, k, j, s] = answers.reduced(left[j, s], before[s], vectors[s])
-    dims = ("sizes_batch", "sizes_rounding", "sizes_trained", "sizes_trained_bits", "seed")
+    dims = ("sizes_batch", "sizes_rounding", "sizes_trained", "sizes_trained_bits", "sizes_seed")
     return {"reduced": Labelled(dims, reduced), "lost": Labelled(dims, lost)}
 
 
@@ -199,7 +199,7 @@ def through_n(seeds: Sequence[int], bits: Sequence[int], widths: Sequence[int]) 
         for j, fmt in enumerate(float_arms(bits).values()):
             pushes = answers.push(wide.residuals_at, widened(fit, widest, theta), rows, distance, lr, fmt)
             answered[k, j, s] = answers.answers_of(pushes, values, distance, lr)[0]
-    dims = ("sizes_swept", "sizes_swept_bits", "seed")
+    dims = ("sizes_swept", "sizes_swept_bits", "sizes_seed")
     return {
         "swept_seen": Labelled(dims, seen),
         "swept_answered": Labelled(dims, answered),

@@ -128,7 +128,7 @@ def measure(
         arrays |= {f"sizes_{key}": value for key, value in work().items()}
         tell(f"sizes: {name}", share)
     coords = {
-        "seed": seeds,
+        "sizes_seed": seeds,
         "sizes_place": ["start", "zero"],
         "sizes_points": list(points),
         "sizes_slower": list(SLOWER),

@@ -161,12 +161,12 @@ def measure(
         ]
     )
     tell("transformer: curvature", 1.0)
-    by_arm = ("transformer_arm", "transformer_decay", "seed")
+    by_arm = ("transformer_arm", "transformer_decay", "transformer_seed")
     arrays = {
-        "held": Labelled(("transformer_bits", "transformer_holder", "seed"), np.moveaxis(holders, 2, 1)),
-        "counts": Labelled(("transformer_power", "seed"), counts),
-        "errors": Labelled(("transformer_power", "seed"), errors),
-        "moved": Labelled(("transformer_bits", "seed"), shares),
+        "held": Labelled(("transformer_bits", "transformer_holder", "transformer_seed"), np.moveaxis(holders, 2, 1)),
+        "counts": Labelled(("transformer_power", "transformer_seed"), counts),
+        "errors": Labelled(("transformer_power", "transformer_seed"), errors),
+        "moved": Labelled(("transformer_bits", "transformer_seed"), shares),
         "rms": Labelled(by_arm, rms),
         "loss": Labelled(by_arm, loss),
         "lost": Labelled(by_arm, lost),
@@ -175,7 +175,7 @@ def measure(
         "mu": Labelled((), np.array(decay)),
     }
     coords = {
-        "seed": seeds,
+        "transformer_seed": seeds,
         "transformer_bits": list(bits),
         "transformer_holder": list(HOLDERS),
         "transformer_power": list(_POWERS),

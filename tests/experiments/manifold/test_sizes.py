@@ -94,20 +94,20 @@ def planted(counted: Any, swept: Any) -> Measured:
     table = np.array([[[[counted(d, p - np.log2(s))] * 3 for p in bits] for s in slower] for d in points], np.float64)
     through = np.array([[[swept(n, p)] * 3 for p in (8, 53)] for n in weights], np.float64)
     arrays = {
-        "seen": Labelled(("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "seed"), np.stack([table, table])),
-        "answered": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "seed"), table + 2.0),
-        "wrong": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "seed"), np.full_like(table, 2.0)),
-        "swept_seen": Labelled(("sizes_swept", "sizes_swept_bits", "seed"), through),
-        "swept_answered": Labelled(("sizes_swept", "sizes_swept_bits", "seed"), through),
+        "seen": Labelled(("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "sizes_seed"), np.stack([table, table])),
+        "answered": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "sizes_seed"), table + 2.0),
+        "wrong": Labelled(("sizes_pushed", "sizes_slower", "sizes_bits", "sizes_seed"), np.full_like(table, 2.0)),
+        "swept_seen": Labelled(("sizes_swept", "sizes_swept_bits", "sizes_seed"), through),
+        "swept_answered": Labelled(("sizes_swept", "sizes_swept_bits", "sizes_seed"), through),
         "reduced": Labelled(
-            ("sizes_batch", "sizes_rounding", "sizes_trained", "sizes_trained_bits", "seed"), np.empty((2, 2, 0, 2, 3))
+            ("sizes_batch", "sizes_rounding", "sizes_trained", "sizes_trained_bits", "sizes_seed"), np.empty((2, 2, 0, 2, 3))
         ),
         "n": Labelled((), np.array(8449)),
         "pushed_n": Labelled((), np.array(4225)),
         "swept_points": Labelled((), np.array(20)),
     }
     coords = {
-        "seed": [0, 1, 2], "sizes_points": points, "sizes_pushed": points, "sizes_bits": bits, "sizes_slower": slower,
+        "sizes_seed": [0, 1, 2], "sizes_points": points, "sizes_pushed": points, "sizes_bits": bits, "sizes_slower": slower,
         "sizes_swept": weights, "sizes_swept_bits": (8, 53), "sizes_trained": (), "sizes_trained_bits": (8, 53),
         "sizes_batch": ("all", "32"), "sizes_rounding": ("nearest_even", "stochastic"), "sizes_place": ("start", "zero"),
     }  # fmt: skip
