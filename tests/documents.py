@@ -109,7 +109,7 @@ def claims(found: dict[str, Any], *beginnings: str) -> str:
         if claim["name"].startswith(beginnings):
             bounds = [math.nan if claim[side] is None else claim[side] for side in ("low", "high")]
             predicted, measured = number(claim["predicted"]), number(claim["measured"], *bounds)
-            lines.append(f"| {claim['name']} | {predicted} | {measured} | {words[claim['held']]} |")
+            lines.append(f"| {claim['name']} | {predicted} | {measured} | {claim['says'] or words[claim['held']]} |")
     return "\n".join(lines)
 
 

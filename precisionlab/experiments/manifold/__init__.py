@@ -11,6 +11,7 @@ What decides:
     directions    the deciding measurement: nets and planted worlds pushed in three arithmetics
     decision      the rule, fixed before
     verdicts      the answer in words
+    characteristics    how often the decision says what, where the answer is known
 
 What describes:
 
