@@ -109,7 +109,8 @@ def claims(found: dict[str, Any], *beginnings: str) -> str:
         if claim["name"].startswith(beginnings):
             bounds = [math.nan if claim[side] is None else claim[side] for side in ("low", "high")]
             predicted, measured = number(claim["predicted"]), number(claim["measured"], *bounds)
-            lines.append(f"| {claim['name']} | {predicted} | {measured} | {claim['says'] or words[claim['held']]} |")
+            name = claim["name"].replace("|", "\\|")
+            lines.append(f"| {name} | {predicted} | {measured} | {claim.get('says') or words[claim['held']]} |")
     return "\n".join(lines)
 
 

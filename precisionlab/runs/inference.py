@@ -8,7 +8,7 @@ The tests are Student's t tests. Seeds are independent, and what is measured of 
 covers about 0.91; `summary.interval` shows them for their asymmetry). Under strong skew neither is exact: of 16 exponential
 samples a nominal 0.05 is about 0.12 for the claim that the mean is below, and 0.02 that it is above. Compare ratios by their
 logarithms. And far in the tail a t test knows only what it assumes: sixteen values cannot show a chance of 10^-17. What decides
-is therefore counted in seeds (`sign_test`, `median_interval`), exact for any distribution, and one bad seed may be any value.
+is therefore counted in seeds (`runs.seeds`), exact for any distribution, and one bad seed may be any value.
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-__all__ = ["Test", "clopper_pearson", "holm", "median_interval", "one_sided", "sign_test", "slopes", "tost"]
+__all__ = ["Test", "clopper_pearson", "holm", "one_sided", "slopes", "tost"]
 
 
 class Test(NamedTuple):
@@ -236,65 +236,3 @@ def slopes(x: Sequence[float] | np.ndarray, y: Any) -> np.ndarray:
     away = places - places.mean()
     found = (values - values.mean(axis=-1, keepdims=True)) @ away / (away @ away)
     return np.where(usable[..., 0], found, np.nan)
-
-
-def sign_test(samples: Any, bound: float = 0.0) -> float:
-    """The p value of the claim that the median over seeds is above `bound`, from the number of seeds that are.
-
-    It asks nothing of how the samples are distributed, and never says more than their number allows: of n seeds no fewer than
-    2^-n. A sample at the bound, or that is no number, is not above it. That the median is below: `sign_test(-samples, -bound)`.
-
-    Args:
-        samples: one value a seed, shape `(seeds,)`.
-        bound: what the median is claimed to exceed.
-
-    Returns:
-        How often as many of n seeds would be above their median by chance; 1 without seeds.
-
-    Raises:
-        ValueError: if the samples have not one axis, or the bound is not finite.
-
-    Example:
-        >>> sign_test([1.0, 2.0, 3.0, 4.0]), sign_test([1.0, 2.0, 3.0, float("nan")])
-        (0.0625, 0.3125)
-    """
-    values = _samples("sign_test", samples)
-    if not math.isfinite(bound):
-        raise ValueError(f"sign_test: bound is {bound}, allowed is a finite number.")
-    return float(scipy.special.bdtrc((values > bound).sum() - 1, len(values), 0.5)) if (values > bound).any() else 1.0
-
-
-def median_interval(samples: Any, confidence: float = 0.9) -> tuple[float, float]:
-    """An interval that holds the median over seeds, whatever their distribution: two of the samples, in order.
-
-    The k-th smallest and the k-th largest of n, for the largest k at which either lies beyond the median with a chance of at
-    most half of 1 - confidence: `sign_test` agrees with its ends. A few seeds may be anything: a sample that is no number
-    counts as the lowest at the low end and as the highest at the high end.
-
-    Args:
-        samples: one value a seed, shape `(seeds,)`.
-        confidence: the least probability of covering.
-
-    Returns:
-        `(low, high)`; minus and plus infinity where there are too few seeds, or too many that are no numbers.
-
-    Raises:
-        ValueError: if the samples have not one axis, or confidence is not between 0 and 1.
-
-    Example:
-        >>> median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, float("nan")])
-        (1.0, 7.0)
-        >>> median_interval([0.9] * 15 + [float("nan")]), median_interval([1.0] * 4)
-        ((0.9, 0.9), (-inf, inf))
-    """
-    values = _samples("median_interval", samples)
-    if not 0 < confidence < 1:
-        raise ValueError(f"median_interval: confidence is {confidence}, allowed is a number between 0 and 1, such as 0.9.")
-    # P(fewer than k of n lie below the median) is the chance that the k-th smallest lies above it.
-    chances = scipy.special.bdtr(np.arange(len(values)), len(values), 0.5)
-    k = int((chances <= (1 - confidence) / 2).sum())
-    if k == 0:
-        return -math.inf, math.inf
-    unknown = np.isnan(values)
-    low, high = np.sort(np.where(unknown, -np.inf, values)), np.sort(np.where(unknown, np.inf, values))
-    return float(low[k - 1]), float(high[-k])

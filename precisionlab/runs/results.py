@@ -222,8 +222,8 @@ def to_json_object(result: Result, run_folder: str | Path) -> dict[str, Any]:
         run_folder: where its run is kept.
 
     Returns:
-        A JSON-able dict with the keys experiment, run, verdict, claims and rows, and those of `decided`, whose verdict takes
-        the place of the sentences; see `plain` for NaN.
+        A JSON-able dict with the keys experiment, run, verdict, claims (`says` only where there is something to say) and rows,
+        and those of `decided`, whose verdict takes the place of the sentences; see `plain` for NaN.
 
     Example:
         >>> to_json_object(Result("demo", {}, {}, {}, verdict="yes"), "runs/0123456789ab")
@@ -233,7 +233,7 @@ def to_json_object(result: Result, run_folder: str | Path) -> dict[str, Any]:
         "experiment": result.experiment,
         "run": str(run_folder),
         "verdict": result.verdict,
-        "claims": [plain(claim._asdict()) for claim in result.claims],
+        "claims": [plain({k: v for k, v in claim._asdict().items() if k != "says" or v}) for claim in result.claims],
         "rows": [plain(row) for row in result.rows],
         **plain(result.decided),
     }

@@ -175,3 +175,12 @@ def test_a_figure_is_closed() -> None:
     inline_svg(curve(), "one", "x")
     assert plt.get_fignums() == before
     assert mpl.rcParams["svg.hashsalt"] is None
+
+
+def test_a_claim_of_two_sides_is_nobodys_failure() -> None:
+    sided = Claim("share", "geometry: 1; representation: 0", 0.0, 0.0, 0.0, None, "representation")
+    alone = Claim("slope", 2.0, 2.0, 1.9, 2.1, True)
+    text = Page(report_page(Result("demo", {}, {}, {}, claims=(sided, sided, alone)), {})).text
+    assert "geometry: 1; representation: 0" in text
+    assert "not held" not in text
+    assert "Of 1 claims 1 held, 0 did not, and 0 stayed undecided. Of 2 with a prediction of each side 2 say" in text

@@ -106,6 +106,16 @@ def test_json_is_strict_and_has_exactly_the_promised_keys() -> None:
     }
 
 
+def test_what_was_decided_takes_the_place_of_the_sentences() -> None:
+    claim = Claim("c", "a: 1; b: 0", 0.5, 0.4, 0.6, None, "a")
+    result = Result(
+        "demo", {}, {}, {}, claims=(claim,), verdict="In words.", decided={"verdict": {"w": np.True_}, "valid": True}
+    )
+    found = to_json_object(result, "runs/abc")
+    assert (found["verdict"], found["valid"]) == ({"w": True}, True)
+    assert found["claims"][0]["says"] == "a"
+
+
 def test_plain_leaves_nothing_of_numpy() -> None:
     found = plain({1: np.array([[True], [False]]), "s": np.str_("x"), "f": -np.inf, "n": None, "i": np.int64(3)})
     assert found == {"1": [[True], [False]], "s": "x", "f": None, "n": None, "i": 3}

@@ -15,8 +15,9 @@ import numpy as np
 import scipy.special
 
 from precisionlab.experiments.common.measured import Finding
-from precisionlab.runs.inference import clopper_pearson, sign_test, tost
+from precisionlab.runs.inference import clopper_pearson, tost
 from precisionlab.runs.results import Claim
+from precisionlab.runs.seeds import sign_test_above
 from precisionlab.runs.summary import interval
 
 __all__ = ["above", "against", "agreement", "below", "equal", "estimate", "finding", "mean_where", "p_of_equal"]
@@ -154,4 +155,4 @@ def p_of_equal(samples: np.ndarray, target: float, margin: float) -> float:
         target: the prediction.
         margin: how far from it still counts as equal.
     """
-    return min(1.0, 2 * min(sign_test(samples, target + margin), sign_test(-samples, margin - target)))
+    return min(1.0, 2 * min(sign_test_above(samples, target + margin), sign_test_above(-samples, margin - target)))

@@ -30,7 +30,7 @@ class ManifoldConfig:
         sizes: how many seeds the counts in nets of thousands of weights have; 0 leaves them out.
         transformer: how many the counts in a transformer have, a minute each; 0 leaves it out.
         described: further significand bits at which directions are counted.
-        free: significand bits at which they are counted without lost updates too, `bits` among them.
+        free: significand bits at which they are counted without lost updates too, beside `bits`.
         drifting: significand bits in which nets go on after they have reached a minimum; 53 is float64, which must be there.
         dial: -log2(lr mu) in the worlds with decay: the bits below which no weight can follow it.
         precisions: significand bits of the float arms.
@@ -60,7 +60,7 @@ class ManifoldConfig:
     sizes: int = 3
     transformer: int = 0
     described: tuple[int, ...] = (5, 11)
-    free: tuple[int, ...] = (directions.BITS,)
+    free: tuple[int, ...] = ()
     drifting: tuple[int, ...] = drift.BITS
     dial: float = 9.0
     precisions: tuple[int, ...] = PRECISIONS
@@ -118,11 +118,9 @@ class ManifoldConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}; allowed are {low} to {high}.")
         for field, high in (("precisions", 53), ("repaired", 53), ("drifting", 53), ("described", 24), ("free", 24)):
             given = getattr(self, field)
-            none = not given and field != "described"
+            none = not given and field not in ("described", "free")
             if none or list(given) != sorted(set(given)) or any(not 3 <= p <= high for p in given):
                 raise ValueError(f"{field} are {given}; give ascending whole numbers from 3 to {high}.")
-        if self.bits not in self.free:
-            raise ValueError(f"free is {self.free}; bits={self.bits} must be among them, where the question is decided.")
         if len(self.precisions) < 3:
             raise ValueError(f"precisions are {self.precisions}; slopes need three or more.")
         if self.hidden <= self.points:

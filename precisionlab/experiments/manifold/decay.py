@@ -18,8 +18,8 @@ from precisionlab.experiments.manifold.settings import make_fits, residuals_of, 
 from precisionlab.experiments.manifold.worlds import networks, predicted_bits
 from precisionlab.landscape import split_spaces
 from precisionlab.numerics.modes import nearest_even
-from precisionlab.runs.inference import median_interval
 from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.seeds import median_interval
 
 __all__ = ["DIALS", "claims", "measure"]
 
@@ -101,7 +101,7 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
     offsets = list(measured.coords["decay_offset"])
     for i, dial in enumerate(measured.coords["decay_dial"]):
         ends, bits = measured.arrays["decay_end"].values[i], predicted_bits(dial)
-        low, high = median_interval(ends)
+        low, high = median_interval(ends, 0.9)
         within = bool(abs(low - bits) <= _WITHIN and abs(high - bits) <= _WITHIN)
         name = f"decay of lr mu = 2^-{dial}: bits from which on weights go half of float64's way"
         made.append(Claim(name, bits, float(np.median(ends)), low, high, within))

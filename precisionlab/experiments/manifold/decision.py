@@ -15,7 +15,7 @@ Geometry predicts 1 for both, representation 0. An answer needs both, on all dat
     undecided         all else: medians not known well enough, shares that disagree, weights that do not rest in the format, or
                       nothing that is flat there
 
-A median is where its interval is (`runs.inference.median_interval`, five percent on each side): with 16 seeds the 5th and the
+A median is where its interval is (`runs.seeds.median_interval`, five percent on each side): with 16 seeds the 5th and the
 12th of them in order, so that four seeds may be anything. A seed whose weights do not rest in the format, or with nothing flat,
 has no share, and counts as any. The chance that all shares are on the right side of a bound by luck is that of the least sure
 one: the answer needs every one of them, so nothing has to be corrected for their number.
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precisionlab.runs.inference import median_interval, sign_test
+from precisionlab.runs.seeds import median, median_interval, sign_test_above
 
 __all__ = ["ANSWERS", "HARDLY", "MOSTLY", "REFERENCES", "Decision", "Share", "decide", "shares"]
 
@@ -36,6 +36,8 @@ MOSTLY = 0.9
 
 HARDLY = 0.1
 """The share that is as good as nothing."""
+
+_CONFIDENCE = 0.9  # five percent on either side
 
 ANSWERS = ("geometry", "representation", "mixture", "undecided")
 
@@ -140,17 +142,16 @@ def decide(world: str, samples: Mapping[str, Any]) -> Decision:
 
 
 def _judged(values: np.ndarray) -> Share:
-    low, high = median_interval(values)
+    low, high = median_interval(values, _CONFIDENCE)
     known = values[np.isfinite(values)]
     answer, p = "undecided", 1.0
     if low >= MOSTLY:
-        answer, p = "geometry", sign_test(values, np.nextafter(MOSTLY, 0))
+        answer, p = "geometry", sign_test_above(values, np.nextafter(MOSTLY, 0))
     elif high <= HARDLY:
-        answer, p = "representation", sign_test(-values, np.nextafter(-HARDLY, -1))
+        answer, p = "representation", sign_test_above(-values, np.nextafter(-HARDLY, -1))
     elif low > HARDLY and high < MOSTLY:
-        answer, p = "mixture", max(sign_test(values, HARDLY), sign_test(-values, -MOSTLY))
-    median = float(np.median(known)) if len(known) else math.nan
-    return Share(median, low, high, len(values), len(values) - len(known), answer, p, values)
+        answer, p = "mixture", max(sign_test_above(values, HARDLY), sign_test_above(-values, -MOSTLY))
+    return Share(median(values), low, high, len(values), len(values) - len(known), answer, p, values)
 
 
 def _doubt(name: str, share: Share) -> str:

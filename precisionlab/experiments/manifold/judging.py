@@ -24,7 +24,7 @@ from precisionlab.experiments.manifold import (
     transformer,
     walkers,
 )
-from precisionlab.experiments.manifold.rows import as_claims, what_rows_say
+from precisionlab.experiments.manifold.rows import as_claims, side_by_side, what_rows_say
 from precisionlab.experiments.manifold.verdicts import WORLDS, flat_counts, planted_answers, sentence, summary
 from precisionlab.runs.results import Claim
 
@@ -76,7 +76,7 @@ def judged(found: Measured, bits: int = directions.BITS) -> Concluded:
     findings: list[tuple[str, Finding]] = []
     for (name, data), part in parts.items():
         if name in _CLAIMS:
-            claims += [_told(group, data, claim) for group, made in _CLAIMS[name].items() for claim in made(part)]
+            claims += [_told(group, data, claim) for group, made in _CLAIMS[name].items() for claim in side_by_side(made(part))]
         if name in _JUDGES:
             findings += [(data, finding) for finding in _JUDGES[name](part)]
     claims += [
@@ -111,7 +111,7 @@ _CLAIMS: Mapping[str, Mapping[str, Callable[[Measured], tuple[Claim, ...]]]] = {
     "walkers": {"": walkers.claims},
     "sizes": {"sizes": sizes.claims},
     "transformer": {"transformer": transformer.claims},
-    "drift": {"drift": drift.claims},
+    "drift": {"": drift.claims},
     "hyperbola": {"": hyperbola.claims},
     "theorem": {"": theorem.claims},
     "repair": {"cause": repair.causes, "repair": repair.repairs},

@@ -26,8 +26,9 @@ from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
 from precisionlab.numerics.formats import Format, ieee_format, stack_formats
-from precisionlab.runs.inference import sign_test, slopes, tost
+from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.seeds import sign_test_above
 from precisionlab.runs.summary import interval
 from precisionlab.stagnation.margins import FORMS, vanishing_margins
 from precisionlab.training.loops import sweep_chunks
@@ -306,13 +307,13 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
     least = np.where(still, values["growth"], np.inf).min(1)
     grows = Claim("growth of the norm in float64 from there (factor)", "> 1", *estimate(least), _above(least, 1.0))
     return (
-        Finding(ROW, "cross_entropy", nowhere, recedes, sign_test(found, 0.0)),
+        Finding(ROW, "cross_entropy", nowhere, recedes, sign_test_above(found, 0.0)),
         Finding(
             ROW,
             "cross_entropy",
             Claim(dimension, "0", *around, bool(enough and (resting == 0).all())),
             Claim(dimension, f"n = {_WEIGHTS}", *around, bool(enough and (resting == _WEIGHTS).all())),
-            sign_test(directions, 0.0),
+            sign_test_above(directions, 0.0),
         ),
         Finding(ROW, "cross_entropy", true, None, np.nan),
         Finding(ROW, "cross_entropy", law, None, np.nan),

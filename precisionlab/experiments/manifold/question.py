@@ -105,7 +105,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         "dial": config.dial,
         "worlds": config.worlds,
         "bits": tuple(sorted({config.bits, *config.described})),
-        "free_bits": config.free,
+        "free_bits": tuple(sorted({config.bits, *config.free})),
     }
     work: dict[str, Callable[..., Measured]] = {"planted": partial(directions.measure_planted, deciding, bits=config.bits)}
     for data in config.data:
@@ -169,7 +169,7 @@ MANIFOLD = Experiment(
         "coarser": 1, "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
     full={
-        "seeds": 64, "deciding": 64, "walkers": 16, "transformer": 2, "described": (5, 11, 14), "free": (8, 11),
+        "seeds": 64, "deciding": 64, "walkers": 16, "transformer": 2, "described": (5, 11, 14), "free": (11,),
         "repaired": (3, 4, 5, 6, 8, 10, 11),
     },
     run=run,

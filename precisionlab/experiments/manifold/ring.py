@@ -32,8 +32,8 @@ from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
 from precisionlab.numerics.formats import ieee_format
 from precisionlab.numerics.modes import nearest_even, stochastic
-from precisionlab.runs.inference import sign_test
 from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.seeds import sign_test_above
 from precisionlab.training.loops import sweep
 from precisionlab.training.steps import make_step, start
 
@@ -196,7 +196,7 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
         "collapsed under stochastic rounding, at every p (share)", "1", *estimate(dithered), _held(dithered, high=True)
     )
     return (
-        Finding(ROW, "square", gone, ring, sign_test(-below, -1.0)),
+        Finding(ROW, "square", gone, ring, sign_test_above(-below, -1.0)),
         Finding(ROW, "square", four, None, np.nan),
         Finding(ROW, "square", place, None, np.nan),
         Finding(ROW, "square", free, None, np.nan),

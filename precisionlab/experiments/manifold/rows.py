@@ -8,7 +8,7 @@ and none with one prediction contradicts. Everything else is silence.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from precisionlab.experiments.common.measured import Finding
 from precisionlab.runs.inference import holm
 from precisionlab.runs.results import Claim
 
-__all__ = ["ALPHA", "Said", "as_claims", "what_rows_say"]
+__all__ = ["ALPHA", "Said", "as_claims", "side_by_side", "what_rows_say"]
 
 ALPHA = 0.05
 """The chance at which some row may speak wrongly, all rows of a loss together."""
@@ -104,6 +104,38 @@ def as_claims(finding: Finding) -> tuple[Claim, ...]:
     says = "undecided" if here.held is None or there.held is None else words[here.held, there.held]
     predicted = f"geometry: {_number(here.predicted)}; representation: {_number(there.predicted)}"
     return (here._replace(predicted=predicted, held=None, says=says),)
+
+
+def side_by_side(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """Claims of the same quantity by different sides as one: who predicts what, and whose prediction was measured.
+
+    Args:
+        claims: those of a side are called "SIDE: QUANTITY" (geometry or representation) or "QUANTITY, by SIDE".
+
+    Example:
+        >>> sides = [Claim(f"{side}: kept", at, 0.98, 0.95, 1.0, at == 1) for side, at in (("geometry", 1), ("representation", 0))]
+        >>> (one,) = side_by_side(sides)
+        >>> one.name, one.predicted, one.says
+        ('kept', 'geometry: 1; representation: 0', 'geometry')
+    """
+    groups: dict[tuple[Any, ...], list[tuple[str, Claim]]] = {}
+    for number, claim in enumerate(claims):
+        side, _, quantity = claim.name.partition(": ")
+        if side not in ("geometry", "representation"):
+            quantity, _, side = claim.name.partition(", by ")
+        key = (quantity, claim.measured, claim.low, claim.high) if side else (claim.name, number)
+        groups.setdefault(key, []).append((side, claim))
+    made = []
+    for (quantity, *_), sides in groups.items():
+        if len(sides) == 1:
+            made.append(sides[0][1])
+            continue
+        right = [side for side, claim in sides if claim.held]
+        open_ = any(claim.held is None for _, claim in sides)
+        says = " and ".join(right) or ("undecided" if open_ else "neither")
+        predicted = "; ".join(f"{side}: {_number(claim.predicted)}" for side, claim in sides)
+        made.append(sides[0][1]._replace(name=quantity, predicted=predicted, held=None, says=says))
+    return tuple(made)
 
 
 def _number(predicted: str | float) -> str:

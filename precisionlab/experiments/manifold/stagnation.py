@@ -47,8 +47,9 @@ from precisionlab.experiments.manifold.settings import (
 )
 from precisionlab.landscape import hessian_spectrum, jacobian, jacobian_spectrum, rank, split_spaces
 from precisionlab.numerics.formats import FORMATS
-from precisionlab.runs.inference import sign_test, slopes
+from precisionlab.runs.inference import slopes
 from precisionlab.runs.results import Claim, Labelled
+from precisionlab.runs.seeds import sign_test_above
 
 __all__ = ["PRECISIONS", "judge", "measure"]
 
@@ -231,8 +232,8 @@ def judge(measured: Measured) -> tuple[Finding, ...]:
             3,
             above("share of the squared motion that lies in the row space", share, _SHARE),
             equal("share of the motion in the row space is that of any direction, d r / n", share, chance, _CHANCE),
-            sign_test(-share, -_SHARE),
-            sign_test(share, chance + _CHANCE),
+            sign_test_above(-share, -_SHARE),
+            sign_test_above(share, chance + _CHANCE),
         ),
     )
     return findings if constraints >= n else (*findings, *_of_spectra(measured, arrays, constraints))
@@ -260,15 +261,15 @@ def _of_spectra(measured: Measured, arrays: dict[str, np.ndarray], constraints: 
             5,
             equal(f"{last} where it stagnates, of residuals of one direction, is a power of the loss", found, 0.5, _SLOPE),
             equal(f"{last} is zero whatever the loss: a power of", found, 0.0, _SLOPE),
-            sign_test(-found, _SLOPE - 0.5),
-            sign_test(found, _SLOPE),
+            sign_test_above(-found, _SLOPE - 0.5),
+            sign_test_above(found, _SLOPE),
         ),
         finding(
             5,
             none if at_minimum.held else at_minimum,
             above("a clean null space where it stagnates: a gap of ten orders (log10)", widest, _CLEAN),
-            sign_test(widest, _NO_GAP) if at_minimum.held else sign_test(-clean, -_CLEAN),
-            sign_test(-widest, -_CLEAN),
+            sign_test_above(widest, _NO_GAP) if at_minimum.held else sign_test_above(-clean, -_CLEAN),
+            sign_test_above(-widest, -_CLEAN),
         ),
         finding(
             5,

@@ -9,8 +9,8 @@ from typing import Any
 from precisionlab.experiments.slingshot.arms import ARMS
 from precisionlab.experiments.slingshot.looks import MOMENTS
 from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, recovered, share_ratio
-from precisionlab.experiments.slingshot.seeds import finite_or_none, median, median_interval
 from precisionlab.experiments.slingshot.verdicts import ROLES, Answer, overfitted
+from precisionlab.runs.seeds import finite_or_none, median, median_interval
 
 __all__ = ["in_short", "rows_of", "sentences"]
 

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precisionlab.experiments.slingshot.ratios import NORM, loss_ratio, power_ratio, share_ratio
-from precisionlab.experiments.slingshot.seeds import agreeing, finite_or_none, median, median_interval, sign_test
 from precisionlab.experiments.slingshot.tasks import SHAPE_KEPT
 from precisionlab.runs.inference import holm
 from precisionlab.runs.results import Claim
+from precisionlab.runs.seeds import agreeing, finite_or_none, median, median_interval, sign_test
 
 __all__ = [
     "ALPHA",

@@ -19,7 +19,7 @@ from precisionlab.runs.results import Labelled, Result
         ({"worlds": ("hinge",)}, 'worlds holds an unknown name "hinge"'),
         ({"worlds": ()}, "worlds is (); name each of square, square_with_decay, cross_entropy, cross_entropy_with_decay once"),
         ({"bits": 30}, "bits is 30; allowed are 3 to 24"),
-        ({"free": (11,)}, "free is (11,); bits=8 must be among them, where the question is decided"),
+        ({"free": (30,)}, "free are (30,); give ascending whole numbers from 3 to 24"),
         ({"dial": 20.0}, "dial is 20.0; allowed are 2 to 12"),
         ({"data": ("digits", "digits")}, "name each of generic, digits once at most"),
         ({"activation": "relu"}, "the theorem asks for a smooth one, and linear and ReLU nets are among the controls already"),

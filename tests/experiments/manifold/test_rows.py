@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from precisionlab.experiments.common.measured import Finding
-from precisionlab.experiments.manifold.rows import ALPHA, as_claims, what_rows_say
+from precisionlab.experiments.manifold.rows import ALPHA, as_claims, side_by_side, what_rows_say
 from precisionlab.runs.results import Claim
 
 SIDES = {"geometry": (True, False), "representation": (False, True), "both": (True, True), "neither": (False, False)}
@@ -63,3 +63,23 @@ def test_claims_of_different_quantities_stay_apart() -> None:
     assert [claim.name for claim in as_claims(one)] == ["geometry: slope", "representation: slope"]
     assert len(as_claims(one._replace(representation=here))) == 1  # ends that are no numbers are the same ends
     assert as_claims(one._replace(representation=None)) == (here,)
+
+
+def test_claims_of_several_sides_stand_beside_each_other() -> None:
+    def claims(*held: bool | None) -> list[Claim]:
+        sides = ("geometry", "representation, of the drift alone", "representation, of what is stored")
+        return [Claim(f"drift kept, by {side}", 0.1, 0.5, 0.4, 0.6, h) for side, h in zip(sides, held, strict=True)]
+
+    for held, says in (
+        ((True, False, False), "geometry"),
+        ((False, True, True), "representation, of the drift alone and representation, of what is stored"),
+        ((False, None, False), "undecided"),
+        ((False, False, False), "neither"),
+    ):
+        (one,) = side_by_side(claims(*held))
+        assert (one.name, one.held, one.says) == ("drift kept", None, says)
+    # What is another quantity, or has one side, stays as it is.
+    other = Claim("geometry: kept", 1.0, 0.7, 0.4, 0.6, True)
+    alone = Claim("slope", 1.0, 0.5, 0.4, 0.6, True)
+    found = side_by_side([*claims(True, False, False), other, alone, alone])
+    assert found[1:] == (other, alone, alone)

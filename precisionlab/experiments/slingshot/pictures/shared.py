@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from precisionlab.experiments.slingshot.arms import kind_of
-from precisionlab.experiments.slingshot.seeds import median_interval
 from precisionlab.runs.drawing import COLOURS
 from precisionlab.runs.results import Result
+from precisionlab.runs.seeds import median_interval
 
 __all__ = ["PALETTE", "WORDS", "figure_of", "medians", "one_of_each_kind", "plain", "seeds"]
 

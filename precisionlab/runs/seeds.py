@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-__all__ = ["agreeing", "finite_or_none", "median", "median_interval", "sign_test"]
+__all__ = ["agreeing", "finite_or_none", "median", "median_interval", "sign_test", "sign_test_above"]
 
 
 def sign_test(samples: Any, null: float = 0.0) -> float:
@@ -37,6 +37,32 @@ def sign_test(samples: Any, null: float = 0.0) -> float:
         raise ValueError(f"sign_test: null is {null}, allowed is a finite number.")
     more = int(max(np.sum(values < null), np.sum(values > null)))
     return min(1.0, 2 * float(scipy.special.bdtr(len(values) - more, len(values), 0.5))) if len(values) else 1.0
+
+
+def sign_test_above(samples: Any, bound: float = 0.0) -> float:
+    """The one-sided sign test of the claim that the median is above a bound: small where the seeds support it.
+
+    With n seeds it cannot say less than 2^-n. That the median is below is `sign_test_above(-samples, -bound)`.
+
+    Args:
+        samples: one value a seed, shape `(seeds,)`; NaN and values equal to the bound are not above it.
+        bound: what the median is claimed to exceed.
+
+    Returns:
+        How often n fair coins show as many heads as seeds are above; 1 for no seeds.
+
+    Raises:
+        ValueError: if the samples have not one axis, or the bound is not finite.
+
+    Example:
+        >>> sign_test_above([1.0, 2.0, 3.0, 4.0]), sign_test_above([1.0, 2.0, 3.0, float("nan")])
+        (0.0625, 0.3125)
+    """
+    values = _checked("sign_test_above", samples)
+    if not math.isfinite(bound):
+        raise ValueError(f"sign_test_above: bound is {bound}, allowed is a finite number.")
+    more = int(np.sum(values > bound))
+    return float(scipy.special.bdtr(len(values) - more, len(values), 0.5)) if len(values) else 1.0
 
 
 def median_interval(samples: Any, confidence: float = 0.95) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from precisionlab.experiments.slingshot.seeds import agreeing, median, median_interval, sign_test
+from precisionlab.runs.seeds import agreeing, median, median_interval, sign_test, sign_test_above
 
 NAN = math.nan
 
@@ -67,3 +67,14 @@ def test_what_is_refused() -> None:
         sign_test([1.0], null=NAN)
     with pytest.raises(ValueError, match=r"median_interval: confidence is 1\.0, allowed is a number between 0 and 1"):
         median_interval([1.0], confidence=1.0)
+
+
+def test_the_one_sided_test_counts_the_seeds_above() -> None:
+    for seeds in (1, 4, 16):
+        assert sign_test_above(np.ones(seeds)) == 2.0**-seeds
+        assert sign_test_above(np.zeros(seeds)) == sign_test_above(np.full(seeds, np.nan)) == 1.0
+    assert sign_test_above(np.r_[np.ones(15), np.nan]) == 17 / 2**16
+    assert sign_test_above(-np.arange(4.0), -2.0) == (4 + 6 + 1) / 16
+    assert sign_test_above([]) == 1.0
+    with pytest.raises(ValueError, match="sign_test_above: bound is inf, allowed is a finite number"):
+        sign_test_above([1.0], math.inf)
