@@ -113,7 +113,8 @@ def side_by_side(claims: Sequence[Claim]) -> tuple[Claim, ...]:
         claims: those of a side are called "SIDE: QUANTITY" (geometry or representation) or "QUANTITY, by SIDE".
 
     Example:
-        >>> sides = [Claim(f"{side}: kept", at, 0.98, 0.95, 1.0, at == 1) for side, at in (("geometry", 1), ("representation", 0))]
+        >>> said = {"geometry": 1, "representation": 0}
+        >>> sides = [Claim(f"{side}: kept", share, 0.98, 0.95, 1.0, share == 1) for side, share in said.items()]
         >>> (one,) = side_by_side(sides)
         >>> one.name, one.predicted, one.says
         ('kept', 'geometry: 1; representation: 0', 'geometry')
