@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, ja
 from precisionlab._typing import Array
 from precisionlab.arithmetic.complexes import is_complex, joined, parts, real_dtype
 from precisionlab.numerics.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, as_float64, from_bits, to_bits
+from precisionlab.numerics.derivatives import constant, with_exact_derivative
 from precisionlab.numerics.formats import FORMATS, Format
 
 __all__ = [
@@ -66,7 +67,8 @@ def carried(x: Any, dtype: Any, carrier: Any) -> Any:
     if is_complex(dtype):
         return joined(*(carried(part, real_dtype(dtype), carrier) for part in parts(x)))
     if wide == np.float64:
-        return as_float64(x if x.dtype == jnp.float32 else x.astype(jnp.float32))
+        x = x if x.dtype == jnp.float32 else x.astype(jnp.float32)
+        return with_exact_derivative(lambda x: x.astype(jnp.float64), _as_float64(constant(x)), x)
     return x.astype(wide)
 
 
@@ -95,11 +97,14 @@ def as_typed(x: Array, dtype: Any) -> Array:
     if is_complex(dtype):
         return joined(*(as_typed(part, real_dtype(dtype)) for part in parts(x)))
     if x.dtype == jnp.float64 and dtype != jnp.float64:
-        x = _narrowed(x)
+        x = with_exact_derivative(lambda x: x.astype(jnp.float32), _narrowed(constant(x)), x)
     return x if x.dtype == dtype else x.astype(dtype)
 
 
-@jax.custom_jvp
+_as_float64 = jax.jit(as_float64)
+
+
+@jax.jit
 def _narrowed(x: Array) -> Array:
     """Float64 as float32, subnormals included: casts flush those on CPUs, an integer count of the smallest one does not."""
     units = (x * 2.0**149).astype(jnp.int32).astype(jnp.uint32)
@@ -109,9 +114,6 @@ def _narrowed(x: Array) -> Array:
     )
     magnitude = jnp.where(sign != 0, jnp.uint32(0) - units, units)
     return jnp.where(small, from_bits(magnitude | sign, FLOAT32_CARRIER), x.astype(jnp.float32))
-
-
-_narrowed.defjvp(lambda primals, tangents: (_narrowed(*primals), tangents[0].astype(jnp.float32)))
 
 
 def on_its_side(x: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from precisionlab.arithmetic.sums.convolutions import rounded_convolution
 from precisionlab.arithmetic.sums.scatters import rounded_scatter
 from precisionlab.numerics.blocks import BlockFormat
 from precisionlab.numerics.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted
+from precisionlab.numerics.derivatives import constant, straight_through, with_exact_derivative
 from precisionlab.numerics.formats import is_concrete
 from precisionlab.numerics.grids import neighbors
 from precisionlab.numerics.modes import Mode, Stochastic, downward, nearest_even
@@ -101,9 +102,10 @@ def _settled(result: Array, dtype: Any, eqn: Any, arrays: list[Any], frame: Fram
     carrier = carrier_for(result)
     if name in BASIC and not is_innocuous(name, fmt, mode, carrier):
         operands = [jnp.broadcast_to(array, result.shape) for array in arrays]
-        return Held(rounded_exactly(name, operands, result, fmt, mode, carrier), fmt)
+        return Held(rounded_exactly(name, operands, result, fmt, mode), fmt)
     if holds_all(fmt, carrier):  # every mode keeps what it is given, and nothing keeps a product from the sum that follows
-        result = uncontracted(result) if name in PRODUCTS else result
+        if name in PRODUCTS:
+            result = straight_through(result, _uncontracted(constant(result)))
         if mode is nearest_even:
             return Held(stored(result), fmt)
     return Held(rounded(result, fmt, mode, frame), fmt)
@@ -148,9 +150,16 @@ def _quotient(eqn: Any, arrays: list[Any], frame: Frame) -> Array:
     return _by_itself(lax.div, x, y) if is_float(x.dtype) else _plain(eqn, [x, y], frame)
 
 
-@partial(jax.jit, static_argnums=0, inline=True)  # one compilation where it runs at once
+_uncontracted = jax.jit(uncontracted)
+
+
 def _by_itself(operation: Callable[..., Array], x: Array, y: Array) -> Array:
     """One number with another that depends on it as far as compilers can tell."""
+    return with_exact_derivative(operation, _dependent(operation, constant(x), constant(y)), x, y)
+
+
+@partial(jax.jit, static_argnums=0)  # one compilation where it runs at once
+def _dependent(operation: Callable[..., Array], x: Array, y: Array) -> Array:
     return operation(x, jnp.where(x == x, y, jnp.asarray(jnp.nan, y.dtype)))
 
 

@@ -6,6 +6,7 @@ Its files:
     formats, checks              the numbers of a format; whether they make sense and fit their carrier
     grids                        where a number lies among the values of a format: significand, shift, base; `ulp`, `neighbors`
     modes, randomness, rounding  the increment of each mode, the one to odd too; random words; add it, drop the rest, overflow
+    derivatives                  the rounded values with the derivative of what was rounded, transposed as well
     scaling                      exact products with powers of two
     blocks, block_formats        formats whose entries share a scale (MX, NVFP4), and their tables
     scale_laws                   which power of two a block shares

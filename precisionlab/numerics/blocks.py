@@ -42,11 +42,12 @@ from precisionlab.numerics.block_formats import (
     powers_of_two,
 )
 from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, from_bits, to_bits, uncontracted
+from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import FLOAT32, Format, saturating
 from precisionlab.numerics.grids import as_carrier, is_number, largest_bits, locate
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even, to_odd
 from precisionlab.numerics.randomness import check_key
-from precisionlab.numerics.rounding import round_carrier, round_to, straight_through
+from precisionlab.numerics.rounding import round_carrier, round_to
 from precisionlab.numerics.scaling import normalized, significand_of, times_power
 from precisionlab.numerics.wide import in_float64, unheld
 
@@ -132,7 +133,7 @@ def round_blocks(
         return in_float64(lambda: jnp.clip(round_blocks(jnp.asarray(array), block_format, axis, mode, key=key), -most, most))
     random = mode.generator(check_key(key, where), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     fixed, traced = _apart(block_format)
-    rounded = _round(lax.stop_gradient(array), random, traced, fixed=fixed, axis=axis, mode=mode)
+    rounded = _round(constant(array), random, traced, fixed=fixed, axis=axis, mode=mode)
     return straight_through(array, rounded)
 
 
@@ -162,10 +163,10 @@ def block_scales(x: Float[Array, "..."], block_format: BlockFormat, axis: int = 
     if isinstance(array, np.ndarray):
         return in_float64(lambda: block_scales(jnp.asarray(array), block_format, axis))
     fixed, traced = _apart(block_format)
-    return _scales(lax.stop_gradient(array), traced, fixed=fixed, axis=axis)
+    return _scales(constant(array), traced, fixed=fixed, axis=axis)
 
 
-@partial(jax.jit, static_argnames=("fixed", "axis", "mode"), inline=True)
+@partial(jax.jit, static_argnames=("fixed", "axis", "mode"))
 def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat, axis: int, mode: Mode) -> Array:
     carrier, block_format = CARRIERS[x.dtype.name], _together(fixed, traced)
     bits = to_bits(x, carrier)
@@ -189,7 +190,7 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat
     return jnp.where(jnp.isnan(factor), factor, values)
 
 
-@partial(jax.jit, static_argnames=("fixed", "axis"), inline=True)
+@partial(jax.jit, static_argnames=("fixed", "axis"))
 def _scales(x: Array, traced: Format, *, fixed: BlockFormat, axis: int) -> Array:
     carrier, block_format = CARRIERS[x.dtype.name], _together(fixed, traced)
     magnitude = to_bits(x, carrier) & carrier.word(carrier.sign - 1)

@@ -9,25 +9,23 @@ nearest_even is an exact scaling and `lax.round`. What to do with the result is 
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
 from precisionlab.numerics.checks import require_fits
+from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete, name_of
 from precisionlab.numerics.grids import entered, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.numerics.randomness import check_key, counter_hash, hash_positions
 from precisionlab.numerics.wide import in_float64
 
-__all__ = ["happens", "round_carrier", "round_result", "round_to", "scaled", "stored", "straight_through"]
+__all__ = ["happens", "joined_format", "round_carrier", "round_result", "round_to", "scaled", "split_format", "stored"]
 
 
 def round_to(
@@ -87,8 +85,8 @@ def round_to(
     random = mode.generator(check_key(key, "round_to"), array.shape, carrier.uint) if isinstance(mode, Stochastic) else None
     if backward is not None:
         array = _rounded_cotangent(array, backward)
-    fixed, traced = _split(fmt)
-    return straight_through(array, _round(lax.stop_gradient(array), random, traced, fixed=fixed, mode=mode))
+    fixed, traced = split_format(fmt)
+    return straight_through(array, _round(constant(array), random, traced, fixed=fixed, mode=mode))
 
 
 def round_result(x: Array, fmt: Format, mode: Mode, words: Array | None) -> Array:
@@ -100,28 +98,29 @@ def round_result(x: Array, fmt: Format, mode: Mode, words: Array | None) -> Arra
         mode: a rounding mode.
         words: for stochastic modes, the two words of a row of `randomness.key_rows`.
     """
-    fixed, traced = _split(fmt)
-    return straight_through(x, _round_stored(lax.stop_gradient(x), words, traced, fixed=fixed, mode=mode))
+    fixed, traced = split_format(fmt)
+    return straight_through(x, _round_stored(constant(x), words, traced, fixed=fixed, mode=mode))
 
 
 def stored(x: Array) -> Array:
     """X unrounded, but stored as results of `round_result` are."""
-    return straight_through(x, computed_once(lax.stop_gradient(x)))
+    return straight_through(x, _computed_once(constant(x)))
 
 
-def _split(fmt: Format) -> tuple[Format, Format]:
+def split_format(fmt: Format) -> tuple[Format, Format]:
     """The numbers that are known, and those that are traced."""
     fixed = Format(*(field if is_number(field) else None for field in fmt))
     return fixed, Format(*(None if is_number(field) else field for field in fmt))
 
 
-def _join(traced: Format, fixed: Format) -> Format:
+def joined_format(traced: Format, fixed: Format) -> Format:
+    """The format whose numbers `split_format` parted."""
     return Format(*(field if number is None else number for field, number in zip(traced, fixed, strict=True)))
 
 
-@partial(jax.jit, static_argnames=("fixed", "mode"), inline=True)
+@partial(jax.jit, static_argnames=("fixed", "mode"))
 def _round(x: Array, random: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
-    return round_carrier(x, _join(traced, fixed), mode, random, CARRIERS[x.dtype.name])
+    return round_carrier(x, joined_format(traced, fixed), mode, random, CARRIERS[x.dtype.name])
 
 
 @partial(jax.jit, static_argnames=("fixed", "mode"))
@@ -131,7 +130,10 @@ def _round_stored(x: Array, words: Array | None, traced: Format, *, fixed: Forma
     if isinstance(mode, Stochastic) and words is not None:
         hashed = mode.generator is counter_hash
         random = hash_positions(words, x.shape, carrier.uint) if hashed else mode.generator(words, x.shape, carrier.uint)
-    return computed_once(round_carrier(x, _join(traced, fixed), mode, random, carrier))
+    return computed_once(round_carrier(x, joined_format(traced, fixed), mode, random, carrier))
+
+
+_computed_once = jax.jit(computed_once)
 
 
 def round_carrier(
@@ -256,42 +258,6 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
     return jnp.where(
         magnitude < word((fmt.emin + carrier.bias) << carrier.fraction_bits), to_bits(units * to_values, carrier), above
     )
-
-
-def straight_through(x: Array, rounded: Array) -> Array:
-    """The rounded values with the derivative of the identity.
-
-    A primitive, and no `jax.custom_jvp`: where the derivative of a scan is taken twice, JAX before 0.12 forgets in between that
-    a function has a derivative of its own, and that of what it computes, which is none here, would take its place.
-    """
-    return _straight_through.bind(x, rounded)
-
-
-def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    # Through itself again, so that second derivatives see the identity too.
-    return straight_through(*primals), tangents[0]
-
-
-def _straight_through_batched(args: tuple[Array, Array], axes: tuple[int | None, int | None]) -> tuple[Array, int]:
-    size = next(arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
-
-    def first(arg: Array, axis: int | None) -> Array:
-        return jnp.broadcast_to(arg, (size, *jnp.shape(arg))) if axis is None else jnp.moveaxis(arg, axis, 0)
-
-    return straight_through(*map(first, args, axes)), 0
-
-
-def _second(x: Any, rounded: Any) -> Any:
-    del x
-    return rounded
-
-
-_straight_through = Primitive("straight_through")
-_straight_through.def_impl(_second)
-_straight_through.def_abstract_eval(_second)
-ad.primitive_jvps[_straight_through] = _straight_through_jvp
-batching.primitive_batchers[_straight_through] = _straight_through_batched
-mlir.register_lowering(_straight_through, mlir.lower_fun(_second, multiple_results=False))
 
 
 @jax.custom_vjp

@@ -190,6 +190,58 @@ def test_the_backward_pass_is_rounded(name):
         np.testing.assert_allclose(mine, theirs, rtol=0.15, atol=0.15)
 
 
+def linear(x):
+    """Of four numbers; each operation of another kind in the simulation."""
+    y = lax.fori_loop(0, 2, lambda _, y: 1.1 * y, x) - jnp.cumsum(x) / 3 + jnp.mean(x) + 0.0
+    y = lax.cond(True, jax.jit(lambda y: 0.7 * y), lambda y: y, y)
+    y = jnp.zeros(4, jnp.float32).at[jnp.array([0, 2, 2, 3])].add(jax.checkpoint(lambda y: 0.3 * y)(y)) + y
+    y = lax.conv(y.reshape(1, 1, 4), jnp.float32([[[0.3, 0.7]]]), (1,), "SAME")[0, 0]
+    z = jnp.real(lax.complex(y, y) * np.complex64(1.1 + 2.3j)) + (y.astype(jnp.bfloat16) * 1.7).astype(jnp.float32)
+    return jnp.outer(X, Y) @ z + jax.jvp(lambda v: jnp.sin(v) * v, (X,), (z,))[1]
+
+
+TRANSPOSED = {
+    "bfloat16": lambda fun: simulate(fun, BFLOAT16),
+    "as written": lambda fun: simulate(fun, None),
+    "upward": lambda fun: simulate(fun, pl.ieee_format(8, 14), mode=pl.upward),
+    "stochastic": lambda fun: partial(simulate(fun, BFLOAT16, mode=pl.stochastic), key=KEY),
+    "accumulation": lambda fun: simulate(fun, BFLOAT16, accumulation=Accumulation(accumulate=BFLOAT16)),
+    "traced": lambda fun: simulate(fun, jax.tree.map(jnp.asarray, BFLOAT16), mode=pl.upward),
+    "float64": lambda fun: simulate(fun, BFLOAT16, carrier=jnp.float64),
+}
+
+
+@pytest.mark.sampled("as written", "upward")
+@pytest.mark.parametrize("how", TRANSPOSED)
+def test_a_linear_function_is_transposed(how):
+    """JAX takes what is computed from the argument to be linear in it, the operations on bits as well."""
+    x, cotangent = jnp.asarray(X), jnp.asarray(Y)
+    with jax.enable_x64(how == "float64"):
+        simulated = TRANSPOSED[how](linear)
+        wanted = jax.jit(lambda: jax.vjp(simulated, x)[1](cotangent))()[0]
+        np.testing.assert_allclose(wanted, jax.linear_transpose(linear, x)(cotangent)[0], rtol=0.05)
+        for function in (simulated, jax.jit(simulated)):
+            np.testing.assert_allclose(jax.jit(jax.linear_transpose(function, x))(cotangent)[0], wanted, rtol=1e-5)
+
+
+def test_a_rule_for_a_derivative_may_be_a_simulated_branch():
+    """JAX transposes the rule itself (jax-ml/jax#14026)."""
+
+    def switched(x, choice):
+        return lax.switch(jnp.floor(choice).astype(jnp.int32), [lambda x: 1.1 * x.sum(), lambda x: 1 - x.sum()], x)
+
+    own = jax.custom_jvp(simulate(switched, BFLOAT16))
+    own.defjvp(lambda primals, tangents: (own(*primals), simulate(switched, BFLOAT16)(tangents[0], primals[1])))
+    np.testing.assert_array_equal(jax.grad(own)(X, 0.0), np.full(4, to(BFLOAT16, 1.1)))
+
+
+def test_derivatives_at_zero_in_the_float64_carrier():
+    """Where float32 is widened as an integer: zero is below its smallest normal, as subnormals are."""
+    with jax.enable_x64(True):
+        gradient = jax.grad(simulate(lambda x: 3 * x, pl.FLOAT16, carrier=jnp.float64))
+        assert [float(gradient(jnp.float32(x))) for x in (0.0, 1e-40, 1.0)] == [3.0, 3.0, 3.0]
+
+
 def test_second_derivatives():
     def fun(r, x):
         return r(odd_exp(r, r(jnp.sin(r(x * x)))) * x)

@@ -430,6 +430,20 @@ def test_gradient_through_a_traced_format_and_twice() -> None:
     assert_same(hessian, 2 * np.eye(2, dtype=np.float32))
 
 
+def test_a_rounding_is_transposed() -> None:
+    """JAX takes what is computed from the argument to be linear in it, the operations on bits as well."""
+    x, cotangent, traced = jnp.arange(1.0, 6.0), jnp.linspace(-1.0, 1.0, 5), jax.tree.map(jnp.asarray, pl.BFLOAT16)
+    functions: list[Any] = [
+        lambda v: pl.round_to(3 * v, pl.BFLOAT16),
+        lambda v: pl.round_to(3 * v, pl.FLOAT8_E4M3FN, pl.stochastic, key=jax.random.key(0)),
+        lambda v: pl.round_to(3 * v, traced, pl.upward),
+        lambda v: pl.round_blocks(3 * v, pl.NVFP4),
+    ]
+    for function in functions:
+        for call in (function, jax.jit(function)):
+            assert_same(jax.linear_transpose(call, x)(cotangent)[0], 3 * cotangent)
+
+
 def test_backward_format_rounds_the_cotangent() -> None:
     x = jnp.array([0.1, 3.3, -7.7, 1e-3, 5.0])
     cotangent = jnp.array([5e-4, 1000.0, 0.3, -0.1, 2.0])

@@ -12,15 +12,18 @@ two are rounded together. Stochastic modes round the carrier's result. Formats k
 narrow enough: computing the remainders of all operations would double the cost, for formats of 12 to 23 bits alone.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
-from jax import lax
 
 from precisionlab._typing import Array
 from precisionlab.arithmetic.exact.exact_sums import is_carrier_itself, product_remainder, round_once, two_sum
-from precisionlab.numerics.carriers import Carrier, from_bits, to_bits, uncontracted
+from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits, uncontracted
+from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete
 from precisionlab.numerics.modes import Mode, Stochastic, nearest_away, nearest_even
-from precisionlab.numerics.rounding import stored, straight_through
+from precisionlab.numerics.rounding import joined_format, split_format
 
 __all__ = ["BASIC", "is_innocuous", "rounded_exactly"]
 
@@ -45,7 +48,7 @@ def _leaves_range(fmt: Format, carrier: Carrier) -> bool:
     return bool(fmt.largest > 2.0**half or fmt.emin - fmt.precision + 1 < -half)
 
 
-def rounded_exactly(name: str, operands: list[Array], result: Array, fmt: Format, mode: Mode, carrier: Carrier) -> Array:
+def rounded_exactly(name: str, operands: list[Array], result: Array, fmt: Format, mode: Mode) -> Array:
     """One rounding of the exact result of an operation of `BASIC`.
 
     Args:
@@ -54,14 +57,20 @@ def rounded_exactly(name: str, operands: list[Array], result: Array, fmt: Format
         result: the carrier's result.
         fmt: the format to round to.
         mode: a mode that is not stochastic.
-        carrier: of the operands.
 
     Returns:
         The rounded result, with the derivative of `result`.
     """
-    inputs = [lax.stop_gradient(operand) for operand in operands]
-    rounded = _rounded(name, inputs, lax.stop_gradient(result), fmt, mode, carrier)
-    return straight_through(result, lax.stop_gradient(stored(rounded)))
+    fixed, traced = split_format(fmt)
+    inputs = [constant(operand) for operand in operands]
+    rounded = _rounded_stored(inputs, constant(result), traced, name=name, fixed=fixed, mode=mode)
+    return straight_through(result, rounded)
+
+
+@partial(jax.jit, static_argnames=("name", "fixed", "mode"))
+def _rounded_stored(operands: list[Array], result: Array, traced: Format, *, name: str, fixed: Format, mode: Mode) -> Array:
+    fmt, carrier = joined_format(traced, fixed), CARRIERS[result.dtype.name]
+    return computed_once(_rounded(name, operands, result, fmt, mode, carrier))
 
 
 def _rounded(name: str, operands: list[Array], result: Array, fmt: Format, mode: Mode, carrier: Carrier) -> Array:

@@ -23,11 +23,12 @@ from jax import lax
 from precisionlab._typing import Array, Bool, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact.exact_sums import two_sum
 from precisionlab.numerics.carriers import Carrier, carrier_of, from_bits, to_bits, uncontracted
+from precisionlab.numerics.derivatives import straight_through
 from precisionlab.numerics.formats import FORMATS, Format
 from precisionlab.numerics.grids import locate
 from precisionlab.numerics.modes import Mode, Stochastic
 from precisionlab.numerics.randomness import check_key, fold
-from precisionlab.numerics.rounding import happens, round_carrier, round_to, scaled, straight_through
+from precisionlab.numerics.rounding import happens, round_carrier, round_to, scaled
 
 __all__ = ["carried_sum", "round_sum"]
 

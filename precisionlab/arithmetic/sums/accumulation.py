@@ -23,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact.exact_sums import is_carrier_itself, multiplies_exactly
 from precisionlab.arithmetic.sums.orders import ORDERS, Accumulation, Operations, reduced, running
-from precisionlab.numerics import rounding
 from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, carrier_of
 from precisionlab.numerics.checks import require_fits
+from precisionlab.numerics.derivatives import constant, with_exact_derivative
 from precisionlab.numerics.formats import Format, is_concrete
 from precisionlab.numerics.grids import as_carrier, is_number
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
@@ -47,7 +46,6 @@ __all__ = [
     "rounded_cumsum",
     "rounded_prod",
     "rounded_sum",
-    "straight_through",
 ]
 
 
@@ -150,7 +148,7 @@ def dot(
         options: dict[str, Any] = {**how._asdict(), "mode": mode, "key": key}
         rounded = in_float64(lambda: dot(lifted(a), lifted(b), **options))
         operands = (jnp.asarray(operand, rounded.dtype) for operand in (a, b))
-        return straight_through(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, *operands)
+        return with_exact_derivative(partial(jnp.matmul, precision=lax.Precision.HIGHEST), rounded, *operands)
     (a, carrier), (b, other) = as_carrier(a, "dot"), as_carrier(b, "dot")
     if other != carrier:
         raise TypeError(f"dot: a is {a.dtype} and b is {b.dtype}; give both the same dtype.")
@@ -191,7 +189,7 @@ def contract(
     """
     key = _checked_key(how, mode, key, "contract")
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return straight_through(exact, compiled_run((a, b), how, mode, key, _contract), a, b)
+    return with_exact_derivative(exact, compiled_run((a, b), how, mode, key, _contract), a, b)
 
 
 def rounded_sum(
@@ -213,7 +211,7 @@ def rounded_sum(
     """
     key = _checked_key(how, mode, key, "rounded_sum")
     axes = _normal(axes, x.ndim)
-    return straight_through(partial(jnp.sum, axis=axes), compiled_run((x,), how, mode, key, _sum, axes), x)
+    return with_exact_derivative(partial(jnp.sum, axis=axes), compiled_run((x,), how, mode, key, _sum, axes), x)
 
 
 def rounded_cumsum(
@@ -234,7 +232,7 @@ def rounded_cumsum(
     key = _checked_key(how, mode, key, "rounded_cumsum")
     axis = axis % x.ndim
     exact = partial(lax.cumsum, axis=axis, reverse=reverse)
-    return straight_through(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, False), x)
+    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, False), x)
 
 
 def rounded_prod(
@@ -246,7 +244,7 @@ def rounded_prod(
     """
     key = _checked_key(how, mode, key, "rounded_prod")
     axes = _normal(axes, x.ndim)
-    return straight_through(partial(jnp.prod, axis=axes), compiled_run((x,), how, mode, key, _product, axes), x)
+    return with_exact_derivative(partial(jnp.prod, axis=axes), compiled_run((x,), how, mode, key, _product, axes), x)
 
 
 def rounded_cumprod(
@@ -256,14 +254,7 @@ def rounded_cumprod(
     key = _checked_key(how, mode, key, "rounded_cumprod")
     axis = axis % x.ndim
     exact = partial(lax.cumprod, axis=axis, reverse=reverse)
-    return straight_through(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
-
-
-def straight_through(exact: Callable[..., Array], rounded: Array, *operands: Array) -> Array:
-    """The rounded values, with the derivative of the exact function of the operands."""
-    if not any(isinstance(each, Tracer) for each in (rounded, *operands)):
-        return rounded  # no derivative is taken of what nobody traces, and only a compiler leaves out the exact function
-    return rounding.straight_through(exact(*operands), rounded)
+    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
 
 
 def _checked_key(how: Accumulation, mode: Mode, key: Any, where: str) -> PRNGKeyArray | None:
@@ -286,12 +277,12 @@ def compiled_run(
     formats = (how.multiply, how.accumulate)
     fixed = [fmt and Format(*(field if is_number(field) else None for field in fmt)) for fmt in formats]
     traced = [fmt and Format(*(None if is_number(field) else field for field in fmt)) for fmt in formats]
-    stopped = tuple(lax.stop_gradient(array) for array in arrays)
+    stopped = tuple(constant(array) for array in arrays)
     static = how._replace(multiply=fixed[0], accumulate=fixed[1])
     return _compiled(stopped, key, traced, body=body, how=static, mode=mode, options=options)
 
 
-@partial(jax.jit, static_argnames=("body", "how", "mode", "options"), inline=True)
+@partial(jax.jit, static_argnames=("body", "how", "mode", "options"))
 def _compiled(
     arrays: tuple[Array, ...], key: Any, traced: list[Any], *, body: Callable[..., Array], how: Any, mode: Mode, options: Any
 ) -> Array:

@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.arithmetic.sums.accumulation import Accumulation, contract, straight_through
+from precisionlab.arithmetic.sums.accumulation import Accumulation, contract
+from precisionlab.numerics.derivatives import constant, with_exact_derivative
 from precisionlab.numerics.modes import Mode
 
 __all__ = ["rounded_convolution"]
@@ -69,7 +70,7 @@ def rounded_convolution(
         batch_group_count=batch_group_count,
         precision=lax.Precision.HIGHEST,
     )
-    given, kernel = lax.stop_gradient(lhs), lax.stop_gradient(rhs)
+    given, kernel = constant(lhs), constant(rhs)
     kernel = jnp.transpose(kernel, dimension_numbers.rhs_spec)  # output channels, channels of a group, taps
     windows = _windows(
         jnp.transpose(given, dimension_numbers.lhs_spec), kernel.shape[2:], window_strides, padding, lhs_dilation, rhs_dilation
@@ -94,7 +95,7 @@ def rounded_convolution(
     )
     result = jnp.transpose(product, (1, 0, 3, 2)).reshape(batch // batch_group_count, kernel.shape[0], *places)
     order = np.argsort(np.asarray(dimension_numbers.out_spec))
-    return straight_through(exact, jnp.transpose(result, tuple(int(axis) for axis in order)), lhs, rhs)
+    return with_exact_derivative(exact, jnp.transpose(result, tuple(int(axis) for axis in order)), lhs, rhs)
 
 
 def _windows(

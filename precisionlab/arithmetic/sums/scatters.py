@@ -21,8 +21,9 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, PRNGKeyArray
-from precisionlab.arithmetic.sums.accumulation import Accumulation, compiled_run, straight_through
+from precisionlab.arithmetic.sums.accumulation import Accumulation, compiled_run
 from precisionlab.arithmetic.sums.orders import Operations
+from precisionlab.numerics.derivatives import with_exact_derivative
 from precisionlab.numerics.modes import Mode
 
 __all__ = ["rounded_scatter"]
@@ -64,7 +65,7 @@ def rounded_scatter(
     exact = partial(_scattered, _SCATTERS[name], dimension_numbers, options)
     places, terms = _in_order(operand, indices, updates, dimension_numbers, mode_of_indices)
     rounded = compiled_run((operand.reshape(-1), terms, places), how, mode, key, _one_by_one, name)
-    return straight_through(exact, rounded.reshape(operand.shape), operand, indices, updates)
+    return with_exact_derivative(exact, rounded.reshape(operand.shape), operand, indices, updates)
 
 
 _SCATTERS = {"scatter-add": lax.scatter_add, "scatter-sub": lax.scatter_sub, "scatter-mul": lax.scatter_mul}
