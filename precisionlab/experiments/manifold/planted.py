@@ -58,8 +58,8 @@ def pairs(theta: Any, data: Pairs) -> Any:
 
     Example:
         >>> ring = Pairs(jnp.ones(1), jnp.full(1, 0.5), jnp.zeros(1), jnp.zeros((1, 2)), jnp.ones((1, 2)))
-        >>> float(pairs(jnp.array([0.6, 0.8]), ring)), float(pairs(jnp.array([0.0, 2.0]), ring))
-        (0.11520000000000002, 2.25)
+        >>> [round(float(pairs(jnp.array(at), ring)), 4) for at in ([0.6, 0.8], [0.0, 2.0])]
+        [0.1152, 2.25]
     """
     places = theta.reshape(-1, 2)
     squares = jnp.square(places)
