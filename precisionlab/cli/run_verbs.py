@@ -26,7 +26,7 @@ def print_result(found: "Result", columns: Sequence[str] | None) -> None:
     """The verdict, then the claims, then the rows (all of their columns if None)."""
     from precisionlab.runs.summary import number, table
 
-    terminal.write(found.verdict)
+    terminal.tell(found.verdict)
     if found.claims:
         words = {True: "held", False: "not held", None: "undecided"}
         rows = [
@@ -39,7 +39,7 @@ def print_result(found: "Result", columns: Sequence[str] | None) -> None:
             ]
             for c in found.claims
         ]
-        terminal.show_table([["", "", "claim", "predicted", "measured"], *rows])
+        terminal.show_records([["", "", "claim", "predicted", "measured"], *rows])
     if found.rows:
         terminal.show_table(table(found.rows, columns), quantities=True)
 

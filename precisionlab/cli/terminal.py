@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Failure", "ProgressLine", "answer", "first_line", "mark", "say", "show_table", "write"]
+__all__ = ["Failure", "ProgressLine", "answer", "first_line", "mark", "say", "show_records", "show_table", "tell", "write"]
 
 _WIDE = 100_000  # a file has no right margin: no cell may be cut
 _GAP = 2  # between the columns of a table that is too wide
@@ -51,6 +51,35 @@ def say(sentence: str) -> None:
 def write(text: str = "") -> None:
     """A line of the answer, on standard output."""
     _console(sys.stdout).print(Text(text), soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """Paragraphs of the answer, one a line of the text: on a terminal wrapped between words, with a line between them."""
+    console = _console(sys.stdout)
+    for number, paragraph in enumerate(text.splitlines()):
+        if number and console.is_terminal:
+            write()
+        console.print(Text(paragraph), soft_wrap=not console.is_terminal)
+
+
+def show_records(cells: Sequence[Sequence[str]]) -> None:
+    """A table whose first row is the header, with a mark, an outcome and a name before its other columns.
+
+    Where it is too wide for the terminal each row is a record of a few lines, name first, then what the header says of the rest.
+    """
+    console = _console(sys.stdout)
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) + 2 * len(widths) <= console.width:
+        show_table(cells)
+        return
+    write()
+    colours = {mark(held): colour for held, (_, colour) in _MARKS.items()}
+    for sign, outcome, name, *others in cells[1:]:
+        rest = ", ".join(f"{title} {cell}" for title, cell in zip(cells[0][3:], others, strict=True))
+        head = Text.assemble((f"{sign} " if sign else "", colours.get(sign, "")), f"{outcome}: {name}")
+        for number, part in enumerate((head, Text(rest))):
+            for line in part.wrap(console, console.width - 4):
+                console.print(Text.assemble("    " if number or line.plain != head.plain[: len(line.plain)] else "", line))
 
 
 def answer(value: Mapping[str, Any]) -> None:

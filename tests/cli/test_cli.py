@@ -511,6 +511,36 @@ def test_a_table_that_is_too_wide_goes_on_below_with_its_first_columns(
         assert all(any(cell in line for line in shown) for cell in row)
 
 
+def test_claims_that_are_too_wide_are_records_and_sentences_end_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a share of many words, of which there are so many that no table of eighty columns has room for them"
+    cells = [
+        ["", "", "claim", "predicted", "measured"],
+        ["✓", "held", name, "1", "0.97 [0.9, 1.0]"],
+        ["", "this side", name, "this side: 1; that side: 0", "1.0"],
+    ]
+    verdict = "One world is " + "so " * 40 + "and so.\nThe other is not."
+    terminal.show_records(cells)
+    terminal.tell(verdict)
+    piped = capsys.readouterr().out
+    assert sum(name in line for line in piped.splitlines()) == 2
+    assert verdict in piped
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.show_records(cells)
+    terminal.tell(verdict)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, shown)) <= 80
+    words = " ".join(" ".join(shown).split())
+    assert (
+        f"✓ held: {name} predicted 1, measured 0.97 [0.9, 1.0] this side: {name} predicted this side: 1; that side: 0," in words
+    )
+    assert words.endswith("so and so. The other is not.")
+    assert shown[-2] == ""  # a line between paragraphs
+
+
 # report
 
 

@@ -173,6 +173,8 @@ MANIFOLD = Experiment(
         "repaired": (3, 4, 5, 6, 8, 10, 11),
     },
     run=run,
-    columns=("loss", "row", "measurement", "speaks_for", "findings", "p", "silent_because"),
+    columns=(
+        "loss", "row", "speaks_for", "p", "flat", "flat_in_float64", "flat_without_loss", "measurement", "silent_because",
+    ),
     figures=FIGURES,
 )  # fmt: skip
