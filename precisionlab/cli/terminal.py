@@ -65,7 +65,7 @@ def tell(text: str) -> None:
 def show_records(cells: Sequence[Sequence[str]]) -> None:
     """A table whose first row is the header, with a mark, an outcome and a name before its other columns.
 
-    Where it is too wide for the terminal each row is a record of a few lines, name first, then what the header says of the rest.
+    Where it is too wide for the terminal each row is a record of a few lines: its name, then the rest, as the header calls it.
     """
     console = _console(sys.stdout)
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from precisionlab.experiments.common.claiming import below
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import planted
 from precisionlab.experiments.manifold.decision import REFERENCES, Decision, decide, shares
 from precisionlab.experiments.manifold.pushes import HOLD, REAL, TRAIN, pushed
-from precisionlab.experiments.manifold.worlds import NETWORKS, World, joined, networks
+from precisionlab.experiments.manifold.worlds import NETWORKS, World, joined, margins_at, networks
 from precisionlab.numerics.modes import stochastic
 from precisionlab.runs.results import Claim, Labelled
 
@@ -56,8 +57,9 @@ def measure(
     Returns:
         Over (directions_world, directions_bits, directions_seed): `directions_flat` and `_rests`, the last of the bits being
         `REAL`; over (directions_world, directions_free_bits, directions_seed): `_free_flat` and `_free_rests`; over
-        (directions_world, directions_bits, directions_seed, directions_index): `_kept` and `_curvature`, as in
-        `pushes.Pushed`. `_lr` over (directions_world, directions_seed); `_size` is n, `_dial` the dial.
+        (directions_world, directions_bits, directions_seed, directions_index): `_kept`, `_curvature` and
+        `_place`, as in `pushes.Pushed`. `_margin` over (directions_world, directions_bits, directions_seed): the least margin
+        of a point there. `_lr` over (directions_world, directions_seed); `_size` is n, `_dial` the dial.
 
     Raises:
         ValueError: for no seeds, unknown worlds, or what makes no fit or format.
@@ -72,6 +74,10 @@ def measure(
     longer = 2 ** max(0, math.ceil(dial - 9))
     chosen = {name: made[name] for name in worlds}
     found = counted("directions", chosen, seeds, bits, free_bits, TRAIN * longer, HOLD * longer, progress)
+    axes = ("directions_world", "directions_bits", "directions_seed")
+    places = found.arrays["directions_place"].values
+    margins = np.stack([[margins_at(world, place) for place in at] for world, at in zip(chosen.values(), places, strict=True)])
+    found = Measured(found.coords, {**found.arrays, "directions_margin": Labelled(axes, margins)})
     return Measured(found.coords, {**found.arrays, "directions_dial": Labelled((), np.array(float(dial)))})
 
 
@@ -149,6 +155,7 @@ def counted(
         f"{name}_rests": Labelled((world, at, seed), array("nearest", "rests")),
         f"{name}_kept": Labelled((world, at, seed, f"{name}_index"), array("nearest", "kept")),
         f"{name}_curvature": Labelled((world, at, seed, f"{name}_index"), array("nearest", "curvature")),
+        f"{name}_place": Labelled((world, at, seed, f"{name}_index"), array("nearest", "place")),
         f"{name}_free_flat": Labelled((world, free, seed), array("free", "flat")),
         f"{name}_free_rests": Labelled((world, free, seed), array("free", "rests")),
         f"{name}_lr": Labelled((world, seed), rates),
@@ -203,7 +210,8 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
 
     Returns:
         A claim for each world, bits and reference: geometry predicts that the share is 1, representation that it is 0. What it
-        says is by the rule of `decision`.
+        says is by the rule of `decision`. Of cross-entropy also that weights rest, at a constant step size, at margins where
+        the computed loss is not yet zero (p ln 2, see `margins`): it is lost updates that stop them, and not underflow.
     """
     made = []
     for world in measured.coords["directions_world"]:
@@ -213,4 +221,9 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
                 name = f"{world.replace('_', ' ')}, {bits} bits: share of flat directions that are flat {reference}"
                 predicted = "geometry: 1; representation: 0"
                 made.append(Claim(name, predicted, share.median, share.low, share.high, None, share.answer))
+    if "cross_entropy" in measured.coords["directions_world"]:
+        world = list(measured.coords["directions_world"]).index("cross_entropy")
+        for at, bits in enumerate(measured.coords["directions_bits"][:-1]):
+            name = f"cross entropy, {bits} bits: least margin where weights rest; the computed loss vanishes from p ln 2 on"
+            made.append(below(name, measured.arrays["directions_margin"].values[world, at], bits * math.log(2.0)))
     return tuple(made)

@@ -58,12 +58,14 @@ class Pushed(NamedTuple):
         rests: whether the weights rest there.
         kept: (bits, seeds, n) what is left of each push: 1 if it stays, 0 if it came back; steepest direction first.
         curvature: (bits, seeds, n) the eigenvalues of the Hessian in these directions.
+        place: (bits, seeds, n) where they were pushed.
     """
 
     flat: np.ndarray
     rests: np.ndarray
     kept: np.ndarray
     curvature: np.ndarray
+    place: np.ndarray
 
 
 @in_float64
@@ -115,7 +117,7 @@ def _pushed(world: World, bits: int, mode: Mode, train: int, hold: int, push: fl
         ends[asked] = descended(world.of(asked), pushes, bits, mode, hold, key=_PUSHES, still=_STILL)
     kept = np.einsum("skn,skn->sk", ends[:, :n] - ends[:, n:], directions) / (2 * push)
     drift = np.linalg.norm((ends - place[:, None]).mean(axis=1), axis=-1)
-    return Pushed((kept > 0.5).sum(axis=-1).astype(np.float64), rests & (drift < push / 2), kept, curvature)
+    return Pushed((kept > 0.5).sum(axis=-1).astype(np.float64), rests & (drift < push / 2), kept, curvature, place)
 
 
 def _settles(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:

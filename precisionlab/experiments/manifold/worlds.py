@@ -20,8 +20,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from precisionlab.experiments.manifold.settings import make_fits, setting
+from precisionlab.landscape.vectors import in_float64
 
-__all__ = ["NETWORKS", "Objective", "World", "joined", "networks", "objective", "predicted_bits"]
+__all__ = ["NETWORKS", "Objective", "World", "joined", "margins_at", "networks", "objective", "predicted_bits"]
 
 NETWORKS = ("square", "square_with_decay", "cross_entropy", "cross_entropy_with_decay")
 """The names of the worlds of nets."""
@@ -76,6 +77,25 @@ def objective(theta: Any, data: Objective) -> Any:
     margins = data.signs * (residuals + data.targets)
     fit = jnp.where(data.crossed > 0, jnp.sum(jnp.logaddexp(0.0, -margins)), 0.5 * jnp.sum(jnp.square(residuals)))
     return fit + 0.5 * data.decay * jnp.sum(jnp.square(theta))
+
+
+@in_float64
+def margins_at(world: World, theta: np.ndarray) -> np.ndarray:
+    """By how much the least sure point of each seed is on the right side: the least of sign times output.
+
+    Args:
+        world: from `networks`.
+        theta: (seeds, n).
+
+    Returns:
+        (seeds,).
+    """
+    return np.asarray(_margins(theta, world.data)).min(axis=-1)
+
+
+@jax.jit
+def _margins(theta: Any, data: Objective) -> Any:
+    return jax.vmap(lambda at, one: one.signs * (one.residuals(at) + one.targets))(theta, data)
 
 
 def predicted_bits(dial: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from precisionlab.experiments.manifold.settings import make_fits, residuals_of
-from precisionlab.experiments.manifold.worlds import NETWORKS, joined, networks, objective
+from precisionlab.experiments.manifold.worlds import NETWORKS, joined, margins_at, networks, objective
 from precisionlab.landscape import jacobian
 
 
@@ -45,3 +45,14 @@ def test_seeds_of_joined_worlds_are_one_after_another() -> None:
     one = together.of(np.array([3]))
     np.testing.assert_array_equal(one.starts[0], made["cross_entropy"].starts[1])
     assert one.lr == made["cross_entropy"].lr[1]
+
+
+def test_margins_are_those_of_the_least_sure_point() -> None:
+    seeds = [3, 4]
+    made = networks("generic", seeds, points=4, inputs=2, hidden=6)
+    found = margins_at(made["cross_entropy"], made["cross_entropy"].starts)
+    for place, fit in enumerate(make_fits("generic", seeds, d=4, inputs=2, hidden=6)):
+        with jax.enable_x64(True):
+            params = fit.unflatten(jnp.asarray(made["cross_entropy"].starts[place]))
+            outputs = np.asarray(fit.predict(params, fit.inputs))[:, 0]
+        assert found[place] == pytest.approx((np.array([-1, 1, -1, 1]) * outputs).min(), rel=1e-12)
