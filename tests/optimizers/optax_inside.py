@@ -6,6 +6,10 @@
 
 The tests are those that Optax installs beside itself; they take many minutes. Functions of Optax that call each other get bare
 optimizers, so that each is wrapped once, outermost.
+
+Two ask for more than the same updates, and fail: `test_optimizers_can_be_wrapped_in_inject_hyperparams` compares states,
+and what a moment keeps without gradient (`StateRecord.kept`) is unknown where its decay is traced; `test_optimizers` with
+`schedule_free` gives `schedule_free_eval_params` the whole state, which takes `state.inner`.
 """
 
 import argparse
