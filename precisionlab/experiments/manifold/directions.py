@@ -225,5 +225,5 @@ def claims(measured: Measured) -> tuple[Claim, ...]:
         world = list(measured.coords["directions_world"]).index("cross_entropy")
         for at, bits in enumerate(measured.coords["directions_bits"][:-1]):
             name = f"cross entropy, {bits} bits: least margin where weights rest; the computed loss vanishes from p ln 2 on"
-            made.append(below(name, measured.arrays["directions_margin"].values[world, at], bits * math.log(2.0)))
+            made.append(below(name, measured.arrays["directions_margin"].values[world, at], round(bits * math.log(2.0), 2)))
     return tuple(made)
