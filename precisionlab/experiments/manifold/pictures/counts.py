@@ -33,14 +33,16 @@ def draw_counts(parts: Mapping[str, Measured]) -> Figure:
         size = int(part.arrays["directions_size"].values)
         for ax, world in zip(row, worlds, strict=True):
             bits, free = list(part.coords["directions_bits"])[:-1], list(part.coords["directions_free_bits"])
-            for arm, (colour, mark, _) in _ARMS.items():
-                for at, p in enumerate([None] if arm == "real" else bits if arm == "nearest" else free):
-                    counts = flat_counts(part, world, bits[0] if p is None else p, arm)
-                    x = len(bits) if p is None else bits.index(p) + (0.22 if arm == "free" else -0.1) if at >= 0 else 0
-                    spread = np.linspace(-0.08, 0.08, len(counts))
-                    ax.plot(x + spread, counts, mark, color=colour, ms=4, alpha=0.6, mew=0)
-                    ax.plot([x - 0.14, x + 0.14], [np.median(counts)] * 2, color=colour, lw=3)
-            ax.set_xticks(range(len(bits) + 1), [*(f"{p} bits" for p in bits), "float64"])
+            columns = sorted({*bits, *free})
+            places = [("nearest", p, columns.index(p) - 0.1) for p in bits]
+            places += [("free", p, columns.index(p) + 0.22) for p in free]
+            for arm, p, x in [*places, ("real", bits[0], float(len(columns)))]:
+                counts = flat_counts(part, world, p, arm)
+                colour, mark, _ = _ARMS[arm]
+                spread = np.linspace(-0.08, 0.08, len(counts))
+                ax.plot(x + spread, counts, mark, color=colour, ms=4, alpha=0.6, mew=0)
+                ax.plot([x - 0.14, x + 0.14], [np.median(counts)] * 2, color=colour, lw=3)
+            ax.set_xticks(range(len(columns) + 1), [*(f"{p} bits" for p in columns), "float64"])
             ax.set_ylim(-0.04 * size, 1.06 * size)
             ax.set_title(f"{world.replace('_', ' ')}{f', {data}' if len(parts) > 1 else ''}", fontsize="medium")
             ax.grid(alpha=0.25, axis="y")
