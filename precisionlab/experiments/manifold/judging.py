@@ -25,7 +25,7 @@ from precisionlab.experiments.manifold import (
     walkers,
 )
 from precisionlab.experiments.manifold.rows import as_claims, side_by_side, what_rows_say
-from precisionlab.experiments.manifold.verdicts import WORLDS, flat_counts, planted_answers, sentence, summary
+from precisionlab.experiments.manifold.verdicts import INVALID, WORLDS, flat_counts, planted_answers, sentence, summary
 from precisionlab.runs.results import Claim
 
 __all__ = ["Concluded", "judged"]
@@ -72,6 +72,10 @@ def judged(found: Measured, bits: int = directions.BITS) -> Concluded:
         directions.decisions({"": parts["planted", ""]}, "planted", bits) if ("planted", "") in parts else {}, planted.EXPECTED
     )
     valid = bool(known) and all(item["answer"] == item["expected"] for item in known)
+    verdict = summary({world: answers[world] for world in WORLDS if world in answers}, sentences, known)
+    if not valid:  # nothing follows from what was counted, neither in a sentence nor in a row
+        answers = {world: answer._replace(answer="undecided", p=1.0, why=INVALID.lower()) for world, answer in answers.items()}
+        sentences = dict.fromkeys(answers, verdict)
     claims = [_told("", data, claim) for data, part in counts.items() for claim in directions.claims(part)]
     findings: list[tuple[str, Finding]] = []
     for (name, data), part in parts.items():
@@ -85,12 +89,10 @@ def judged(found: Measured, bits: int = directions.BITS) -> Concluded:
     return Concluded(
         rows=(*_deciding_rows(answers, counts, bits), *_describing_rows([finding for _, finding in findings])),
         claims=tuple(claims),
-        verdict=summary({world: answers[world] for world in WORLDS if world in answers}, sentences, known),
+        verdict=verdict,
         decided={
             "verdict": {
-                world: {"answer": answers[world].answer if valid else "undecided", "sentence": sentences[world]}
-                for world in WORLDS
-                if world in answers
+                world: {"answer": answers[world].answer, "sentence": sentences[world]} for world in WORLDS if world in answers
             },
             "planted": known,
             "valid": valid,

@@ -13,10 +13,13 @@ from precisionlab.experiments.manifold.decision import HARDLY, MOSTLY, Decision
 from precisionlab.experiments.manifold.pushes import REAL
 from precisionlab.experiments.manifold.worlds import predicted_bits
 
-__all__ = ["WORLDS", "flat_counts", "planted_answers", "sentence", "summary"]
+__all__ = ["INVALID", "WORLDS", "flat_counts", "planted_answers", "sentence", "summary"]
 
 WORLDS = ("square", "square_with_decay", "cross_entropy")
 """The worlds that an answer is given for."""
+
+INVALID = "The run is invalid"
+"""How the answer begins where a planted world was named wrongly."""
 
 _NAMES = {8: "bfloat16", 11: "float16", 24: "float32"}
 _OPENINGS = {
@@ -48,7 +51,6 @@ def sentence(decision: Decision, parts: Sequence[Measured], bits: int) -> str:
     opening = f"{_OPENINGS[world]}: "
     if decision.answer == "undecided":
         return f"{opening}undecided. {_capital(decision.why)}."
-    rests = _resting(parts, world)
     flat = f"with weights of {named}, training comes to rest where {_about(here)} of {size} directions are flat"
     if decision.answer == "geometry":
         told = (
@@ -56,16 +58,12 @@ def sentence(decision: Decision, parts: Sequence[Measured], bits: int) -> str:
             "is lost to rounding. The flat directions are geometry: they are there without the format"
         )
     elif decision.answer == "representation":
-        there = (
-            f"in real arithmetic {_about(real)} of them are flat"
-            if rests > 0.5
-            else "in real arithmetic training does not come to rest at all"
-        )
         told = (
-            f"{flat}; {there}, and the same when no update is lost to rounding. The format makes them, by losing small updates"
+            f"{flat}; in real arithmetic {_without(parts, world, bits, 'real', real)}, and when no update is lost to rounding "
+            f"{_without(parts, world, bits, 'free', free)}. The format makes them, by losing small updates"
         )
-        if world.endswith("decay"):
-            dial = float(parts[0].arrays["directions_dial"].values)
+        dial = float(parts[0].arrays["directions_dial"].values)
+        if world.endswith("decay") and bits < predicted_bits(dial):
             told += (
                 f": decay pulls a weight by 2^-{dial:g} of itself in a step, and weights of fewer than "
                 f"{predicted_bits(dial):g} bits cannot take so small a step"
@@ -89,7 +87,7 @@ def summary(decisions: Mapping[str, Decision], sentences: Mapping[str, str], pla
     wrong = [item for item in planted if item["expected"] != item["answer"]]
     if wrong:
         told = "; ".join(f'"{item["world"]}" is {item["expected"]}, and was called {item["answer"]}' for item in wrong)
-        return f"The run is invalid: of the worlds whose answer is known, {told}. Nothing follows from what else was measured."
+        return f"{INVALID}: of the worlds whose answer is known, {told}. Nothing follows from what else was measured."
     right = len(planted)
     known = f"The same measurement names {right} of {right} planted worlds rightly, whose answers are known." if planted else ""
     return "\n".join([*(sentences[world] for world in decisions), known]).strip()
@@ -117,16 +115,23 @@ def flat_counts(part: Measured, world: str, bits: int, arm: str) -> np.ndarray:
     Returns:
         (seeds,).
     """
+    return np.where(_of(part, world, bits, arm, "rests"), _of(part, world, bits, arm, "flat"), 0.0)
+
+
+def _of(part: Measured, world: str, bits: int, arm: str, field: str) -> np.ndarray:
+    """(seeds,)."""
     w = list(part.coords["directions_world"]).index(world)
     axis, prefix = ("free_bits", "free_") if arm == "free" else ("bits", "")
     at = list(part.coords[f"directions_{axis}"]).index(REAL if arm == "real" else bits)
-    flat, rests = (part.arrays[f"directions_{prefix}{name}"].values[w, at] for name in ("flat", "rests"))
-    return np.where(rests, flat, 0.0)
+    return part.arrays[f"directions_{prefix}{field}"].values[w, at]
 
 
-def _resting(parts: Sequence[Measured], world: str) -> float:
-    rows = [part.arrays["directions_rests"].values[list(part.coords["directions_world"]).index(world), -1] for part in parts]
-    return float(np.concatenate(rows).mean())
+def _without(parts: Sequence[Measured], world: str, bits: int, arm: str, counts: np.ndarray) -> str:
+    """What is left of the flat directions in another arithmetic, or that most seeds do not come to rest in it."""
+    rests = np.concatenate([_of(part, world, bits, arm, "rests") for part in parts])
+    if 2 * rests.sum() > rests.size:
+        return f"{_about(counts)} of them are flat"
+    return f"training does not come to rest{'' if rests.any() else ' in any seed'}"
 
 
 def _about(counts: np.ndarray) -> str:
