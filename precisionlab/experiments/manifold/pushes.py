@@ -78,7 +78,7 @@ def pushed(
         world: from `worlds.networks` or `planted`.
         bits: significand bits of the stored weights, with eight exponent bits; 53 is float64 itself, `REAL`.
         mode: `nearest_even`, or `stochastic`, which float64 cannot have.
-        train: steps of the descent, a multiple of 4; a quarter of them under stochastic rounding.
+        train: steps of the descent, a multiple of 4.
         hold: steps in which a push has to come back.
         push: its length.
 
@@ -101,7 +101,7 @@ def _pushed(world: World, bits: int, mode: Mode, train: int, hold: int, push: fl
     place = np.broadcast_to(world.starts[:, None], (len(world.starts), walkers, n))
     rests = np.ones(len(world.starts), bool)
     if world.trained:
-        quarter = train // 16 if mode is stochastic else train // 4
+        quarter = train // 4
         path = [place]
         for number, steps in enumerate((quarter, quarter, 2 * quarter)):
             path.append(descended(world, path[-1], bits, mode, steps, key=number))
