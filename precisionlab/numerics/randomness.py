@@ -20,7 +20,7 @@ from jax import lax
 from precisionlab._typing import Array, PRNGKeyArray, UInt
 from precisionlab.numerics.carriers import computed_once
 
-__all__ = ["check_key", "counter_hash", "fold", "hash_positions", "key_rows"]
+__all__ = ["check_key", "counter_hash", "fold", "hash_counters", "hash_positions", "key_rows", "key_words"]
 
 _FIRST, _SECOND, _GOLDEN = np.uint32(0x7FEB352D), np.uint32(0x846CA68B), np.uint32(0x9E3779B9)
 
@@ -44,17 +44,22 @@ def _mix(word: Array) -> Array:
 
 
 def _key_words(key: PRNGKeyArray) -> tuple[Array, Array]:
-    """Two well-mixed words of a key; consecutive seeds give unrelated ones."""
+    """Two well-mixed words of a key, or of each of an array of raw keys; consecutive seeds give unrelated ones."""
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
-    data = data.astype(jnp.uint32).reshape(-1)
+    data = data.astype(jnp.uint32)
     first = second = jnp.uint32(0)
-    for position in range(data.shape[0]):
-        first = _mix(first ^ data[position] + _GOLDEN)
+    for position in range(data.shape[-1]):
+        first = _mix(first ^ data[..., position] + _GOLDEN)
         second = _mix(second + first + _GOLDEN)
     return first, second
 
 
-def fold(key: PRNGKeyArray, index: Any) -> UInt[Array, "2"]:
+def key_words(key: PRNGKeyArray) -> UInt[Array, "... 2"]:
+    """The two words for `hash_positions` with which `counter_hash` draws from a key; of an array of raw keys, for each."""
+    return jnp.stack(_key_words(key), -1)
+
+
+def fold(key: PRNGKeyArray, index: Any) -> UInt[Array, "... 2"]:
     """A raw key for the index-th use of a key.
 
     It does what `jax.random.fold_in` does, by the hash of this module: a dozen scalar operations where threefry has hundreds,
@@ -62,10 +67,10 @@ def fold(key: PRNGKeyArray, index: Any) -> UInt[Array, "2"]:
 
     Args:
         key: a JAX random key, typed or raw.
-        index: a whole number, or a traced uint32 or int32 scalar; different ones give different keys.
+        index: a whole number, or a uint32 or int32 array; different ones give different keys.
 
     Returns:
-        A raw key: two uint32 words, which `counter_hash` and `jax.random.bits` take.
+        A raw key for each: two uint32 words, which `counter_hash` and `jax.random.bits` take.
 
     Example:
         >>> fold(jax.random.key(0), 3).shape
@@ -73,7 +78,7 @@ def fold(key: PRNGKeyArray, index: Any) -> UInt[Array, "2"]:
     """
     first, second = _key_words(key)
     index = jnp.asarray(index).astype(jnp.uint32)
-    return jnp.stack([_mix(first + index * _GOLDEN), _mix(second ^ _mix(index + _FIRST))])
+    return jnp.stack([_mix(first + index * _GOLDEN), _mix(second ^ _mix(index + _FIRST))], -1)
 
 
 def counter_hash(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:
@@ -91,7 +96,7 @@ def counter_hash(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = np.uint
         >>> counter_hash(jax.random.key(0), (2, 3)).shape
         (2, 3)
     """
-    return hash_positions(jnp.stack(_key_words(key)), shape, dtype)
+    return hash_positions(key_words(key), shape, dtype)
 
 
 def key_rows(key: PRNGKeyArray, start: int, count: int) -> UInt[Array, "count 2"]:
@@ -120,6 +125,18 @@ def hash_positions(words: UInt[Array, "2"], shape: tuple[int, ...], dtype: Any =
         # Counting by axes rather than by reshaping keeps the words the same, and local, however the array is sharded.
         counter = counter + lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)
         stride *= shape[axis]
+    return hash_counters(first, second, counter, dtype)
+
+
+def hash_counters(first: Array, second: Array, counter: UInt[Array, "..."], dtype: Any = np.uint32) -> UInt[Array, "..."]:
+    """Uniform words for given positions, as `hash_positions` gives them for all of an array.
+
+    Args:
+        first: the first word of the key, uint32, of any shape that broadcasts with the positions: one for each of several keys.
+        second: the second.
+        counter: positions in row-major order.
+        dtype: uint32 or uint64.
+    """
     words = _hash(counter, first, second)
     if np.dtype(dtype) == np.uint32:
         return words

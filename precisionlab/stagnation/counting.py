@@ -30,9 +30,9 @@ from precisionlab.numerics.wide import in_float64, unheld
 from precisionlab.stagnation.fates import HISTOGRAM_EDGES, NO_GAP, Tally
 from precisionlab.stagnation.reducing import Column, are_few, histogram, reduced, sums
 
-__all__ = ["Case", "tally", "tally_cases"]
+__all__ = ["BINS", "Case", "Seen", "examine", "tally", "tally_cases"]
 
-_BINS = len(HISTOGRAM_EDGES) - 1
+BINS = len(HISTOGRAM_EDGES) - 1
 
 
 class Case(NamedTuple):
@@ -50,6 +50,49 @@ class Case(NamedTuple):
     detail: bool = True
     directions: bool = False
     gaps: bool | None = None
+
+    @property
+    def gaps_wanted(self) -> bool:
+        """Whether to tell `finest` and `coarsest`."""
+        return self.detail if self.gaps is None else self.gaps
+
+
+class Seen(NamedTuple):
+    """What happened to every entry of a case.
+
+    Attributes:
+        w, u, after: the weights before, the update and the weights after, in one carrier.
+        stored: the update as rounded to its own format, bits of the magnitude.
+        finite: whether all three are finite.
+        asked: and the update is not zero.
+        same: whether the weight did not change.
+        falls: whether the update is negative.
+        spacing: log2 of ulp(w).
+        bins: the bin of the histogram, -1 where nothing was asked.
+    """
+
+    w: Array
+    u: Array
+    after: Array
+    stored: Array
+    finite: Array
+    asked: Array
+    same: Array
+    falls: Array
+    spacing: Array
+    bins: Array
+
+    @property
+    def stuck(self) -> Array:
+        """Where an update was asked for and did not happen."""
+        return self.asked & self.same
+
+    def terms(self, real: Any = True) -> list[Array]:
+        """For each entry |u|, |u| if it was lost, its part of <w' - w, u> and of <u, u>."""
+        counts = self.finite & real
+        safe, step = jnp.where(counts, self.u, 0), jnp.where(counts, jnp.subtract(self.after, self.w), 0)
+        size = jnp.abs(safe)
+        return [size, jnp.where(self.stuck, size, 0), step * safe, safe * safe]
 
 
 def tally(
@@ -152,7 +195,8 @@ class _Plan(NamedTuple):
     finish: Callable[[list[Array]], Tally]
 
 
-def _plan(case: Case) -> _Plan:
+def examine(case: Case) -> Seen:
+    """Look at every entry of a case, by its bits."""
     old, update, new = jnp.asarray(case.old), jnp.asarray(case.update), jnp.asarray(case.new)
     grid = case.grid
     if grid is None:
@@ -169,21 +213,27 @@ def _plan(case: Case) -> _Plan:
     finite = jnp.maximum(jnp.maximum(w_size, u_size), after_size) < carrier.word(carrier.infinity)
     same = (w_bits == after_bits) | ((w_size | after_size) == 0)
     asked = finite & (u_size != 0)
-    stuck = asked & same
-    masks = {"landed": asked & ~same, "stagnated": stuck, "zero": finite & (u_size == 0)}
+    spacing = _spacing(w_size, grid, carrier)
+    bins = jnp.where(asked, jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, BINS - 1), -1)
+    stored_size = to_bits(stored, carrier) & magnitude
+    return Seen(w, u, after, stored_size, finite, asked, same, u_bits > magnitude, spacing, bins)
+
+
+def _plan(case: Case) -> _Plan:
+    seen = examine(case)
+    asked, same, stuck, spacing, bins = seen.asked, seen.same, seen.stuck, seen.spacing, seen.bins
+    masks = {"landed": asked & ~same, "stagnated": stuck, "zero": seen.finite & ~asked}
     if case.stored_update is not None:
-        masks["underflowed"] = stuck & ((to_bits(stored, carrier) & magnitude) == 0)
+        masks["underflowed"] = stuck & (seen.stored == 0)
     if case.kept is not None:
         masks["invisible"] = stuck & case.kept
     if case.directions:
-        falling = asked & (u_bits > magnitude)
+        falling = asked & seen.falls
         masks |= {"falling": falling, "fell": falling & ~same}
     columns = {name: Column(mask.astype(jnp.int32)) for name, mask in masks.items()}
-    spacing = _spacing(w_size, grid, carrier)
-    bins = jnp.where(asked, jnp.clip(_exponent(u_size, carrier) - spacing - HISTOGRAM_EDGES[0], 0, _BINS - 1), -1)
     if case.detail and not are_few(bins):
-        columns |= {f"bin {index}": Column((bins == index).astype(jnp.int32)) for index in range(_BINS)}
-    if case.detail if case.gaps is None else case.gaps:
+        columns |= {f"bin {index}": Column((bins == index).astype(jnp.int32)) for index in range(BINS)}
+    if case.gaps_wanted:
         columns["finest"] = Column(jnp.where(stuck, spacing, NO_GAP), NO_GAP, jnp.minimum)
         columns["coarsest"] = Column(jnp.where(stuck, spacing, -NO_GAP), -NO_GAP, jnp.maximum)
 
@@ -191,7 +241,7 @@ def _plan(case: Case) -> _Plan:
         found = dict(zip(columns, results, strict=True))
         underflowed = found["underflowed"] if "underflowed" in found else jnp.int32(0)
         # The fates are exclusive, so what is left over needs no mask of its own.
-        nonfinite = np.int32(w.size) - found["landed"] - found["stagnated"] - found["zero"]
+        nonfinite = np.int32(seen.w.size) - found["landed"] - found["stagnated"] - found["zero"]
         counts = Tally(
             found["landed"],
             found["stagnated"] - underflowed,
@@ -203,15 +253,13 @@ def _plan(case: Case) -> _Plan:
         )
         if not case.detail:
             return counts
-        safe, step = jnp.where(finite, u, 0), jnp.where(finite, jnp.subtract(after, w), 0)
-        size = jnp.abs(safe)
-        mass, mass_lost, along, square = sums([size, jnp.where(stuck, size, 0), step * safe, safe * safe])
+        mass, mass_lost, along, square = sums(seen.terms())
         return counts._replace(
             update_mass=mass,
             stagnated_mass=mass_lost,
             moved_along=along,
             update_square=square,
-            histogram=histogram(bins, _BINS) if are_few(bins) else jnp.stack([found[f"bin {index}"] for index in range(_BINS)]),
+            histogram=histogram(bins, BINS) if are_few(bins) else jnp.stack([found[f"bin {index}"] for index in range(BINS)]),
         )
 
     return _Plan(list(columns.values()), finish)

@@ -16,7 +16,7 @@ import numpy as np
 
 from precisionlab._typing import Array
 
-__all__ = ["Column", "are_few", "histogram", "reduced", "sums"]
+__all__ = ["Column", "are_few", "combining", "histogram", "reduced", "sums"]
 
 _ROWS = 16
 """So many rows give every thread something to count."""
@@ -55,7 +55,7 @@ def reduced(columns: list[Column]) -> list[Array]:
         rows = next((axis for axis in axes[:-1] if math.prod(shape[: axis + 1]) >= _ROWS), 0)
         within = axes[rows + 1 :] if len(axes) > 1 else axes
         starts = tuple(np.int32(column.start) for column in columns)
-        terms = tuple(jax.lax.reduce(terms, starts, _combining(tuple(column.combine for column in columns)), within))
+        terms = tuple(jax.lax.reduce(terms, starts, combining(tuple(column.combine for column in columns)), within))
         if len(axes) == 1:
             return list(terms)
         terms = jax.lax.optimization_barrier(terms)
@@ -82,7 +82,8 @@ def histogram(bins: Array, count: int) -> Array:
 
 
 @cache  # JAX knows a reduction that it has compiled by the function's identity.
-def _combining(combine: tuple[Any, ...]) -> Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]:
+def combining(combine: tuple[Any, ...]) -> Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]:
+    """What a reduction of several operands combines them with: the same function for the same combinations."""
     return lambda one, other: tuple(together(a, b) for together, a, b in zip(combine, one, other, strict=True))
 
 

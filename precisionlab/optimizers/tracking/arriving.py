@@ -18,9 +18,9 @@ from precisionlab.numerics.grids import ulp
 from precisionlab.optimizers.sums import stored_sum
 from precisionlab.optimizers.tracking.alike import axes_of
 
-__all__ = ["Arrival", "arrived", "departed", "misplacement", "start_arrival"]
+__all__ = ["CORNER", "Arrival", "arrived", "departed", "departed_from", "misplacement", "start_arrival"]
 
-_ENTRIES = 8
+CORNER = 8
 """Entries of a leaf that are remembered."""
 
 
@@ -55,6 +55,13 @@ def departed(arrival: Arrival, weights: list[Array], updates: list[Array]) -> Ar
     """Remember where these updates should lead."""
     rows = [(_corner(leaf), _corner(step)) for leaf, step in zip(weights, updates, strict=True) if leaf.size]
     before, update, expected = (_together(fun, rows) for fun in (lambda w, _: w, lambda _, u: u, stored_sum))
+    return arrival._replace(before=before, update=update, expected=expected, pending=jnp.bool_(True))
+
+
+def departed_from(arrival: Arrival, weights: list[Array], corners: Array) -> Arrival:
+    """The same, of the first entries of each weight, its update and their sum: (leaves, 3, `CORNER`)."""
+    places = [number * CORNER + entry for number, leaf in enumerate(weights) for entry in range(_count(leaf))]
+    before, update, expected = jnp.moveaxis(corners, 1, 0).reshape(3, -1)[:, np.array(places, np.int32)]
     return arrival._replace(before=before, update=update, expected=expected, pending=jnp.bool_(True))
 
 
@@ -106,7 +113,7 @@ def _slack(sizes: Array, weights: list[Array]) -> Array:
 
 
 def _count(leaf: Any) -> int:
-    return min(_ENTRIES, leaf.shape[-1] if leaf.ndim else 1) if leaf.size else 0
+    return min(CORNER, leaf.shape[-1] if leaf.ndim else 1) if leaf.size else 0
 
 
 def _corner(leaf: Array) -> Array:

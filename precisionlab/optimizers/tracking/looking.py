@@ -8,7 +8,8 @@ again, in three ways:
     compensated   to nearest, with the remainder kept in a second number of the format: what is *invisible* would land later,
                   and what is lost is below the floor of `kahan`
 
-All the questions about a leaf are counted in one pass over it.
+Traced on one device, leaves are looked at in blocks, by one program for all of a kind (`counting`). On several devices nothing
+says how arrays are laid out, and blocks would move them; there, and where nothing is compiled, each leaf is counted by itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,37 +17,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from precisionlab._typing import Array, Bool, PRNGKeyArray
-from precisionlab.numerics.carriers import CARRIERS, as_float64, power_of_two, to_bits, uncontracted, widened
+from precisionlab._typing import Array, PRNGKeyArray
+from precisionlab.numerics.carriers import uncontracted, widened
 from precisionlab.numerics.formats import Format
 from precisionlab.numerics.modes import stochastic
-from precisionlab.numerics.randomness import fold
+from precisionlab.numerics.randomness import fold, key_words
 from precisionlab.numerics.rounding import round_to
+from precisionlab.optimizers.meaning.recipes import Recipe
+from precisionlab.optimizers.sums import in_one_carrier
 from precisionlab.optimizers.tracking.alike import axes_of, of_each
-from precisionlab.stagnation.counting import Case, tally_cases
-from precisionlab.stagnation.fates import Tally
+from precisionlab.optimizers.tracking.counting import Counted, count_leaves
+from precisionlab.optimizers.tracking.floors import above_floor
+from precisionlab.optimizers.tracking.questions import Sight, Wanted
+from precisionlab.stagnation.counting import BINS, Case, tally_cases
+from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.packing import PackedTallies, pack_rows
 
-__all__ = ["Looked", "Sight", "Wanted", "above_floor", "look"]
-
-
-class Sight(NamedTuple):
-    """One leaf before, during and after an update.
-
-    Attributes:
-        old: what was stored.
-        update: what was to be added, in any floating dtype.
-        new: what is stored now.
-        kept: booleans, where something wider keeps what does not land; or None.
-        grid: `(precision, emin)` of the storage, if not those of the dtype.
-    """
-
-    old: Array
-    update: Array
-    new: Array
-    kept: Any = None
-    grid: Any = None
+__all__ = ["Looked", "look", "look_in_blocks", "nothing_seen"]
 
 
 class Looked(NamedTuple):
@@ -58,15 +47,6 @@ class Looked(NamedTuple):
     compensated: Mapping[str, PackedTallies]
 
 
-class Wanted(NamedTuple):
-    """What to tell of the storage itself: see `tally`. Of other formats counts alone are told."""
-
-    detail: bool
-    directions: bool = False
-    gaps: bool | None = None
-    kept: bool = False
-
-
 def look(
     saw: Callable[..., Sight],
     rows: Sequence[tuple[Any, ...] | None],
@@ -74,10 +54,8 @@ def look(
     formats: Mapping[str, Format],
     key: PRNGKeyArray,
     wanted: Wanted,
-    *,
-    at_hand: bool,
 ) -> Looked:
-    """Tell the fates of the entries of a tree.
+    """Tell the fates of the entries of a tree, leaf by leaf.
 
     Args:
         saw: what makes a sight of a row.
@@ -86,7 +64,6 @@ def look(
         formats: the formats to ask about.
         key: the random bits of stochastic rounding.
         wanted: what else to tell.
-        at_hand: whether the rows lie in memory anyway; see `of_each`.
     """
 
     def told(keys: Array, row: tuple[Any, ...]) -> Any:
@@ -101,65 +78,117 @@ def look(
             own = own._replace(invisible=jnp.zeros_like(own.landed))
         return [own, *others]
 
-    seen = {index: row for index, row in enumerate(rows) if row is not None}
-    marked = jax.tree.unflatten(structure, [index if index in seen else None for index in range(len(rows))])
-
-    def packed(tally: Tally | None, **options: Any) -> PackedTallies:
-        return pack_rows(tally, marked, **options)
-
-    counts = {"detail": False}
+    seen = [(index, row) for index, row in enumerate(rows) if row is not None]
+    marked = _marked(rows, structure)
     if not seen:
-        nothing = [{name: packed(None, **counts, kept=place == 2) for name in formats} for place in range(3)]
-        return Looked(packed(None, **wanted._asdict()), *nothing)
-    leaves = [
-        (jnp.stack([fold(key, index * len(formats) + number) for number in range(len(formats))]) if formats else (), row)
-        for index, row in seen.items()
-    ]
-    own, *others = of_each(told, leaves, at_hand=at_hand)
-    asked = dict(zip(formats, zip(others[::2], others[1::2], strict=True), strict=True))
+        return nothing_seen(0, jnp.float32, marked, formats, wanted)
+    keys = _keys(key, [index for index, _ in seen], len(formats))
+    own, *others = of_each(told, [(keys[number], row) for number, (_, row) in enumerate(seen)])
+    return _looked(own, others[::2], others[1::2], marked, formats, wanted)
+
+
+def look_in_blocks(
+    saw: Callable[..., Sight],
+    recipes: Sequence[Recipe | None],
+    structure: Any,
+    formats: Mapping[str, Format],
+    key: PRNGKeyArray,
+    wanted: Wanted,
+) -> tuple[Looked, Array, Array]:
+    """The same, of recipes of the rows.
+
+    Returns:
+        What `look` returns; how many entries of each leaf's gradient are not zero; and the first entries of each leaf, as in
+        `Counted`.
+    """
+    seen = [(index, recipe) for index, recipe in enumerate(recipes) if recipe is not None]
+    full = [number for number, (_, recipe) in enumerate(seen) if np.prod(recipe.shape)]
+    words = key_words(_keys(key, [seen[number][0] for number in full], len(formats)))
+    mine = [seen[number][1] for number in full]
+    looped = jax.default_backend() == "cpu"  # elsewhere the host would have to wait for each branch
+    groups = count_leaves(saw, mine, formats, words, wanted, looped=looped)
+    numbers = [full[number] for group, _ in groups for number in group]
+    parts = [counted for _, counted in groups]
+    empty = sorted({*range(len(seen))} - {*full})
+    if empty:
+        parts.append(_of_nothing(parts[0], len(empty)))
+    order = np.argsort([*numbers, *empty])
+
+    def joined(*columns: Any) -> Any:
+        dtype = jnp.result_type(*columns)
+        whole = columns[0] if len(columns) == 1 else jnp.concatenate([column.astype(dtype) for column in columns])
+        return whole if (order == np.arange(len(order))).all() else whole[order]
+
+    found = jax.tree.map(joined, *parts)
+    looked = _looked(found.own, found.nearest, found.chance, _marked(recipes, structure), formats, wanted)
+    return looked, found.gradients, found.corners
+
+
+def nothing_seen(count: int, dtype: Any, tree: Any, formats: Mapping[str, Format], wanted: Wanted) -> Looked:
+    """What a look at so many leaves of a tree returns, all zeros.
+
+    Args:
+        count: the leaves that are looked at.
+        dtype: of their sums.
+        tree: the tree, with anything in their places and None in others.
+        formats: the formats asked about.
+        wanted: what else to tell.
+    """
+    own = None if count == 0 else _zeros(count, dtype)
+    return _looked(own, [own] * len(formats), [own] * len(formats), tree, formats, wanted)
+
+
+def _zeros(count: int, dtype: Any) -> Tally:
+    none, mass = jnp.zeros(count, jnp.int32), jnp.zeros(count, dtype)
+    counts = dict.fromkeys(Tally._fields, none)
+    sums = dict.fromkeys(("update_mass", "stagnated_mass", "moved_along", "update_square"), mass)
+    return Tally(**(counts | sums | {"histogram": jnp.zeros((count, BINS), jnp.int32)}))
+
+
+def _of_nothing(like: Counted, count: int) -> Counted:
+    """What is found in leaves without entries."""
+    empty = jax.tree.map(lambda column: jnp.zeros((count, *column.shape[1:]), column.dtype), like)
+    if like.own.finest is None:
+        return empty
+    gap = jnp.full(count, NO_GAP, jnp.int32)
+    return empty._replace(own=empty.own._replace(finest=gap, coarsest=-gap))
+
+
+def _keys(key: PRNGKeyArray, indices: Sequence[int], formats: int) -> Array:
+    """Raw keys for each of some leaves of a tree and each format, (leaves, formats, 2)."""
+    return fold(key, np.array(indices, np.uint32)[:, None] * np.uint32(formats) + np.arange(formats, dtype=np.uint32))
+
+
+def _marked(rows: Sequence[Any], structure: Any) -> Any:
+    return jax.tree.unflatten(structure, [None if row is None else index for index, row in enumerate(rows)])
+
+
+def _looked(
+    own: Tally | None,
+    nearest: Sequence[Tally | None],
+    chance: Sequence[Tally | None],
+    tree: Any,
+    formats: Mapping[str, Format],
+    wanted: Wanted,
+) -> Looked:
+    def packed(tally: Tally | None, *, kept: bool = False) -> PackedTallies:
+        return pack_rows(tally, tree, detail=False, kept=kept)
+
     return Looked(
-        packed(own, **wanted._asdict()),
-        {name: packed(nearest._replace(invisible=None), **counts) for name, (nearest, _) in asked.items()},
-        {name: packed(chance, **counts) for name, (_, chance) in asked.items()},
-        {name: packed(nearest, **counts, kept=True) for name, (nearest, _) in asked.items()},
+        pack_rows(own, tree, **wanted._asdict()),
+        {name: packed(tally) for name, tally in zip(formats, nearest, strict=True)},
+        {name: packed(tally) for name, tally in zip(formats, chance, strict=True)},
+        {name: packed(tally, kept=True) for name, tally in zip(formats, nearest, strict=True)},
     )
 
 
 def _asked(sight: Sight, fmt: Format, key: PRNGKeyArray) -> list[Case]:
-    wide, step = widened(sight.old), widened(sight.update)
-    if wide.dtype != step.dtype:
-        wide, step = as_float64(wide), as_float64(step)
+    wide, step = in_one_carrier(sight.old, sight.update)
     before = round_to(wide, fmt)
     wanted = before + uncontracted(step)
     grid = (fmt.precision, fmt.emin)
     nearest = Case(before, step, round_to(wanted, fmt), None, above_floor(before, step, fmt), grid, detail=False)
     return [nearest, Case(before, step, round_to(wanted, fmt, stochastic, key=key), None, None, grid, detail=False)]
-
-
-def above_floor(w: Array, u: Array, fmt: Format) -> Bool[Array, "..."]:
-    """Where equal updates would gather in a compensation stored in the format, and land in the end: see `kahan`.
-
-    Args:
-        w: values of the format, in a carrier.
-        u: updates in the same carrier.
-        fmt: the format, known numbers.
-    """
-    carrier = CARRIERS[w.dtype.name]
-    w_bits, u_bits = to_bits(w, carrier), to_bits(u, carrier)
-    magnitude = carrier.word(carrier.sign - 1)
-    size = w_bits & magnitude
-    exponent = jnp.maximum((size >> carrier.word(carrier.fraction_bits)).astype(jnp.int32) - carrier.bias, fmt.emin)
-    toward_zero = ((w_bits ^ u_bits) > magnitude) & (size != 0)
-    power = (size & carrier.word((1 << carrier.fraction_bits) - 1)) == 0
-    narrow = toward_zero & power & (exponent > fmt.emin)
-    half = exponent - fmt.precision - narrow.astype(jnp.int32)
-    if not fmt.subnormals:
-        # From zero, and on the way to it, the gap is the smallest normal number.
-        at_zero = (size == 0) | (toward_zero & power & (exponent == fmt.emin))
-        half = jnp.where(at_zero, fmt.emin - 1, half)
-    least = fmt.emin - fmt.precision if fmt.subnormals else jnp.minimum(fmt.emin - 1, half)
-    floor = power_of_two(jnp.maximum(half - fmt.precision - 1, least), carrier)
-    return (u_bits & magnitude) > floor
 
 
 def _everywhere(tally: Tally, axes: tuple[str, ...]) -> Tally:

@@ -1,32 +1,45 @@
 """What there is to see in one update of an optimizer: the weights, and what the optimizer remembers."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from precisionlab._typing import Array, PRNGKeyArray, PyTree
 from precisionlab.numerics.carriers import CARRIERS, as_float64, to_bits, widened
+from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.formats import FORMATS, Format
 from precisionlab.optimizers.meaning.meant import Leaf, meant_state, state_leaves
+from precisionlab.optimizers.meaning.recipes import recipes
 from precisionlab.optimizers.roundings import Placed, numbers_of, reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
-from precisionlab.optimizers.tracking.looking import Looked, Sight, Wanted, look
+from precisionlab.optimizers.tracking.arriving import Arrival, departed, departed_from
+from precisionlab.optimizers.tracking.looking import Looked, look, look_in_blocks, nothing_seen
+from precisionlab.optimizers.tracking.questions import Sight, Wanted
 from precisionlab.optimizers.tracking.storing import grids_of_weights
+from precisionlab.optimizers.tracking.windows import nonzero_entries
 from precisionlab.stagnation.packing import PackedTallies
 
 __all__ = [
     "Asked",
     "Event",
     "floating",
+    "in_blocks_of",
     "look_at_nothing",
     "look_at_state",
     "look_at_weights",
     "told_leaves",
+    "Weighed",
     "weights_and_updates",
 ]
+
+_STATE = Wanted(detail=False, directions=True, gaps=True)
+"""Without sums and histograms, which take most of the time, and there are several leaves for each weight."""
 
 
 class Asked(NamedTuple):
@@ -74,46 +87,114 @@ def weights_and_updates(params: PyTree[Any], updates: PyTree[Any]) -> tuple[PyTr
     return floating(params), steps
 
 
+class Weighed(NamedTuple):
+    """What a look at the weights finds.
+
+    Attributes:
+        looked: the fates of the updates.
+        gradients: for each floating leaf how many entries of its gradient are not zero.
+        arrival: where the weights should be after this update.
+    """
+
+    looked: Looked
+    gradients: Array
+    arrival: Arrival
+
+
 def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Looked, Looked | None]:
-    """What looks at weights and state will return, all zeros."""
+    """What looks at weights and state will return, all zeros.
 
-    def looks(params: PyTree[Array], state: Any) -> Any:
-        event, key = Event(params, params, params, state, state, {}), jax.random.key(0)
-        meant = [widened(leaf) if is_floating(leaf) else leaf for leaf in jax.tree.leaves(state)]
-        seen = None if asked.state is False else _look_at_state(asked, event, meant, key)
-        return _look_at_weights(asked, event, params, key), seen
+    Raises:
+        ValueError: if a format that is asked about has values that the carrier of a leaf does not hold.
+    """
+    weights = jax.tree.leaves(floating(params))
+    kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(state))
+    mine = _nothing(asked, floating(params), weights, Wanted(asked.detail, kept=kept))
+    if asked.state is False:
+        return mine, None
+    places = zip(state_leaves(state), jax.tree.leaves(state), strict=True)
+    leaves = [leaf if place is not None and _told(asked, place) else None for place, leaf in places]
+    tree = jax.tree.unflatten(jax.tree.structure(state), leaves)
+    return mine, _untreed(_nothing(asked, tree, [leaf for leaf in leaves if leaf is not None], _STATE))
 
-    shapes = jax.eval_shape(looks, params, state)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+def _nothing(asked: Asked, tree: Any, leaves: Sequence[Array], wanted: Wanted) -> Looked:
+    carriers = {widened(leaf).dtype.name for leaf in leaves}
+    for carrier, fmt in itertools.product(sorted(carriers), asked.formats.values()):
+        require_fits(fmt, CARRIERS[carrier], "round_to")
+    dtype = jnp.result_type(*carriers) if carriers else jnp.float32
+    return nothing_seen(len(leaves), dtype, tree, asked.formats, wanted)
 
 
-def look_at_weights(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked:
-    """The fates of the updates, as they were before any rounding of ours inside the optimizer."""
+def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyArray) -> Weighed:
+    """The fates of the updates, as they were before any rounding of ours inside the optimizer.
+
+    Args:
+        asked: what is asked.
+        event: the update; where leaves are looked at in blocks what it gave is made again.
+        arrival: what is remembered of the update before.
+        key: of stochastic rounding.
+    """
+    weights = floating(event.params)
+    leaves, structure = jax.tree.flatten(weights)
+    kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
+    wanted = Wanted(asked.detail, kept=kept)
+    gradients = _gradients(event)
+    if not in_blocks_of(event, leaves):
+        rows = _weight_rows(asked, event, None)
+        looked = look(_weight_sight, rows, structure, asked.formats, key, wanted)
+        steps = jax.tree.leaves(weights_and_updates(event.params, event.updates)[1])
+        return Weighed(looked, nonzero_entries(gradients), departed(arrival, leaves, steps))
+
+    def rows_of(given: Any, before: Any, params: Any) -> tuple[Any, Any]:
+        updates, after = asked.optimizer.update(given, before, params, **event.extra)
+        mine = Event(params, given, updates, before, after, event.extra)
+        return _weight_rows(asked, mine, gradients), after
+
+    made = recipes(rows_of, (event.given, event.before, event.params), event.after)
+    looked, nonzero, corners = look_in_blocks(_weight_sight, made, structure, asked.formats, key, wanted)
+    return Weighed(looked, nonzero, departed_from(arrival, leaves, corners))
+
+
+def in_blocks_of(event: Event, leaves: Sequence[Any]) -> bool:
+    """Whether leaves of this update are looked at in blocks: where a program is made, for one device."""
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((event.params, event.given, event.before)))
+    return traced and jax.device_count() == 1 and any(map(jnp.size, leaves))
+
+
+def _weight_rows(asked: Asked, event: Event, gradients: Sequence[Any] | None) -> list[tuple[Any, ...]]:
     meant = event.updates
     if any(map(rounds_weights, rounding_states(event.before))):
         meant = asked.optimizer.update(event.given, reveal(event.before), event.params, **event.extra)[0]
-    return _look_at_weights(asked, event, meant, key)
-
-
-def _look_at_weights(asked: Asked, event: Event, meant: PyTree[Array], key: PRNGKeyArray) -> Looked:
     weights, steps = weights_and_updates(event.params, event.updates)
-    leaves, structure = jax.tree.flatten(weights)
-    made = jax.tree.leaves(steps)
+    leaves, made = jax.tree.leaves(weights), jax.tree.leaves(steps)
     rows = zip(
         leaves,
         made,
-        # Not a second time where it is the same: rows are copied to lie together.
         [None] * len(made) if meant is event.updates else jax.tree.leaves(weights_and_updates(event.params, meant)[1]),
         _keeping(weights, event),
         list(map(_spacing, grids_of_weights(list(_by_path(weights)), event.before), leaves)),
+        [None] * len(made) if gradients is None else gradients,
         strict=True,
     )
-    kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(event.before))
-    return look(_weight_sight, list(rows), structure, asked.formats, key, Wanted(asked.detail, kept=kept), at_hand=True)
+    return list(rows)
 
 
-def _weight_sight(old: Array, made: Array, meant: Any, kept: Any, grid: Any) -> Sight:
-    return Sight(old, made if meant is None else meant, stored_sum(old, made), kept, grid)
+def _weight_sight(old: Array, made: Array, meant: Any, kept: Any, grid: Any, gradient: Any) -> Sight:
+    return Sight(old, made if meant is None else meant, stored_sum(old, made), kept, grid, made, gradient)
+
+
+def _gradients(event: Event) -> list[Any]:
+    """The gradient of each floating leaf; zero where it is none of floats, or gradients are of another kind."""
+    leaves, structure = jax.tree.flatten(event.params)
+    mine = [leaf for leaf in leaves if is_floating(leaf)]
+    if jax.tree.structure(event.given) != structure:
+        return [jnp.zeros_like(leaf, jnp.float32) for leaf in mine]
+    given = [grad for leaf, grad in zip(leaves, jax.tree.leaves(event.given), strict=True) if is_floating(leaf)]
+    return [
+        grad if is_floating(grad) and grad.shape == leaf.shape else jnp.zeros_like(leaf, jnp.float32)
+        for leaf, grad in zip(mine, given, strict=True)
+    ]
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -139,27 +220,33 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
     """The fates of what was to be added to the optimizer's state."""
     if asked.state is False:
         return None
-    arguments = asked.optimizer, event.given, event.before, event.params, event.extra
-    if asked.state:
-        meant = meant_state(*arguments, double=True)
-        with jax.enable_x64(True):
-            return _look_at_state(asked, event, meant, key)
-    narrow = any(place is not None and place.narrow for place in state_leaves(event.before))
-    return _look_at_state(asked, event, meant_state(*arguments) if narrow else jax.tree.leaves(event.after), key)
-
-
-def _look_at_state(asked: Asked, event: Event, meant: Sequence[Array], key: PRNGKeyArray) -> Looked:
+    double = bool(asked.state)
     old, structure = jax.tree.flatten(event.before)
-    places = zip(state_leaves(event.before), old, meant, jax.tree.leaves(event.after), strict=True)
-    rows = [
-        (before, wanted, after, _spacing(place.grid, before)) if place is not None and _told(asked, place) else None
-        for place, before, wanted, after in places
-    ]
-    # Without sums and histograms, which take most of the time to compile, and there are several leaves for each weight.
-    counts = Wanted(detail=False, directions=True, gaps=True)
-    seen = look(_state_sight, rows, structure, asked.formats, key, counts, at_hand=False)
-    # The state itself tells the tree, and a second one with its names would confuse those who search it.
-    return jax.tree.map(lambda packed: packed._replace(tree=None), seen, is_leaf=lambda node: isinstance(node, PackedTallies))
+    places = state_leaves(event.before)
+    told = [place is not None and _told(asked, place) for place in places]
+    with jax.enable_x64(True) if double else nullcontext():
+        if not any(told):
+            return _untreed(look(_state_sight, [None] * len(old), structure, asked.formats, key, _STATE))
+
+        def rows_of(given: Any, before: Any, params: Any, after: Any) -> tuple[Any, Any]:
+            meant = meant_state(asked.optimizer, given, before, params, event.extra, double=double)
+            rows = zip(places, told, jax.tree.leaves(before), meant, jax.tree.leaves(after), strict=True)
+            return [(one, two, three, _spacing(place.grid, one)) for place, mark, one, two, three in rows if mark and place], ()
+
+        arguments = event.given, event.before, event.params, event.after
+        mine = [leaf for leaf, mark in zip(old, told, strict=True) if mark]
+        if in_blocks_of(event, mine):
+            made = iter(recipes(rows_of, arguments, ()))
+            rows: list[Any] = [next(made) if mark else None for mark in told]
+            return _untreed(look_in_blocks(_state_sight, rows, structure, asked.formats, key, _STATE)[0])
+        found = iter(rows_of(*arguments)[0])
+        rows = [next(found) if mark else None for mark in told]
+        return _untreed(look(_state_sight, rows, structure, asked.formats, key, _STATE))
+
+
+def _untreed(looked: Looked) -> Looked:
+    """Without its trees: the state itself tells its own, and a second one with its names would confuse those who search it."""
+    return jax.tree.map(lambda packed: packed._replace(tree=None), looked, is_leaf=lambda node: isinstance(node, PackedTallies))
 
 
 def told_leaves(asked: Asked, state: Any) -> list[bool]:

@@ -15,8 +15,8 @@ from precisionlab.optimizers.meaning.meant import kept_alone
 from precisionlab.optimizers.meaning.probing import narrowed_leaves, with_sums
 from precisionlab.optimizers.meaning.remaking import remade
 from precisionlab.optimizers.roundings import check_optimizer
-from precisionlab.optimizers.sums import is_floating, stored_sum
-from precisionlab.optimizers.tracking.arriving import Arrival, arrived, departed, start_arrival
+from precisionlab.optimizers.sums import stored_sum
+from precisionlab.optimizers.tracking.arriving import Arrival, arrived, start_arrival
 from precisionlab.optimizers.tracking.records import (
     MisplacedWarning,
     Record,
@@ -29,6 +29,7 @@ from precisionlab.optimizers.tracking.sights import (
     Asked,
     Event,
     floating,
+    in_blocks_of,
     look_at_nothing,
     look_at_state,
     look_at_weights,
@@ -36,7 +37,7 @@ from precisionlab.optimizers.tracking.sights import (
     weights_and_updates,
 )
 from precisionlab.optimizers.tracking.storing import store_description
-from precisionlab.optimizers.tracking.windows import counted, nonzero_entries, start_window
+from precisionlab.optimizers.tracking.windows import counted, start_window
 from precisionlab.stagnation.ages import start_ages, update_ages
 
 __all__ = ["MisplacedWarning", "Record", "StateRecord", "TrackState", "stagnation", "track"]
@@ -141,15 +142,13 @@ def track(
             return arrived(record.arrival, jax.tree.leaves(weights))
 
         def looked(event: Event) -> Record:
-            weights, steps = weights_and_updates(params, event.updates)
             key, reads = fold(jax.random.key(0), number), record.reads + 1
-            seen = look_at_weights(asked, event, fold(key, 0))
+            seen, gradients, leaving = look_at_weights(asked, event, compared(), fold(key, 0))
             mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
             if mine is not None and memory is not None:
                 window = counted(mine.window, memory.tally)
                 mine = StateRecord(*memory, None, mine.kept, _marks(told), window, mine.narrowed)
-            leaving = departed(compared(), *map(jax.tree.leaves, (weights, steps)))
-            told_of = mine, leaving, record.storage, counted(record.window, seen.tally), _nonzero_gradients(event)
+            told_of = mine, leaving, record.storage, counted(record.window, seen.tally), gradients
             found = Record(number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, None, *told_of)
             # In the containers of the first record: parameters may come boxed to `init` and bare to `update`.
             return jax.tree.unflatten(jax.tree.structure(record), jax.tree.leaves(found))
@@ -159,6 +158,8 @@ def track(
         else:
 
             def due() -> Record:
+                if in_blocks_of(event, jax.tree.leaves(weights)):
+                    return looked(event)
                 return looked(event._replace(updates=remade(updated, (given, state.inner, params), after)))
 
             # Between two looks nothing is done at all, but in the step after one: there the weights are compared.
@@ -212,12 +213,3 @@ def _fitting(record: Record, told: Sequence[bool]) -> Record:
     tallies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), tuple(seen[:4]))
     named = dict(zip(StateRecord._fields, tallies, strict=False))
     return record._replace(state=seen._replace(**named, told=_marks(told), window=start_window(count)))
-
-
-def _nonzero_gradients(event: Event) -> Array:
-    """How many entries of each weight's gradient are not zero."""
-    leaves, structure = jax.tree.flatten(event.params)
-    if jax.tree.structure(event.given) != structure:  # gradients of another kind, of which nothing is told
-        return jnp.zeros(max(sum(map(is_floating, leaves)), 1), jnp.int32)
-    pairs = zip(leaves, jax.tree.leaves(event.given), strict=True)
-    return nonzero_entries([grad if is_floating(grad) else jnp.float32(0) for leaf, grad in pairs if is_floating(leaf)])
