@@ -2,125 +2,131 @@
 
 A model cut into rows of one length is counted by one program, however many leaves it has and whatever their shapes. In a row
 of at most 255 entries a count fits into a byte, so that four counts are one column of a reduction, and a histogram of 24 bins
-six: half of the time of a column for each.
+six: half of the time of a column for each. Counts stay in one array until they are those of leaves: every array is a buffer,
+and every operation on one a kernel to be compiled.
 """
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precisionlab._typing import Array, Bool
+from precisionlab._typing import Array, Bool, Float, Int
 from precisionlab.stagnation.counting import BINS, Case, Seen, examine
 from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.reducing import combining
 
-__all__ = ["ENTRIES", "tally_rows"]
+__all__ = ["ENTRIES", "RowCounts", "columns", "count_rows", "tally_of"]
 
 ENTRIES = 240
 """Entries whose counts share a word: as many as fit into a byte, in whole vectors of 16."""
 
-_IN_A_WORD = 4
+_WORD = 4
 _FOLD = 4
 """So many parts of a row are added up entry by entry before the sum along it: additions in a stated order do not vectorize."""
 
+_SUMS = "update_mass", "stagnated_mass", "moved_along", "update_square"
 
-def tally_rows(
-    cases: Sequence[Case], real: Bool[Array, "rows parts 240"], marks: Sequence[Bool[Array, "rows parts 240"]] = ()
-) -> tuple[list[Tally], list[Array]]:
-    """The tallies of each row of several updates.
+
+class RowCounts(NamedTuple):
+    """What was counted in some rows, or leaves.
+
+    Attributes:
+        counts: a column for each of `columns`.
+        least: the finest spacing where something was stuck, and minus the coarsest; None if nobody asked.
+        sums: of |u|, of |u| that was lost, <w' - w, u> and <u, u>; None without detail.
+    """
+
+    counts: Int[Array, "rows columns"]
+    least: Int[Array, "rows 2"] | None
+    sums: Float[Array, "rows 4"] | None
+
+
+def columns(case: Case, marks: int = 0) -> list[str]:
+    """The names of what is counted of a case, column by column; empty where there is nothing.
 
     Args:
-        cases: updates of one shape, (rows, parts, `ENTRIES`); see `tally`. Nothing is told of `stored_update`.
-        real: which entries there are; the others pad the last row of a leaf.
-        marks: what else to count.
+        case: the case, of which only matters what it asks for.
+        marks: how many marks are counted with it.
 
-    Returns:
-        For each case a `Tally` whose fields have an axis of rows in front; and how many entries of each row are marked.
+    Example:
+        >>> columns(Case(None, None, None, detail=False))
+        ['landed', 'swamped', 'zero', '']
     """
-    seen = [examine(case) for case in cases]
-    masks: list[dict[str, Array]] = []
-    words, extremes = _packed([mark & real for mark in marks]), []
-    for case, saw in zip(cases, seen, strict=True):
-        masks.append(_masks(case, saw, real))
-        words += _packed(list(masks[-1].values()))
-        if case.detail:
-            words += _binned(jnp.where(real, saw.bins, -1))
-        if case.gaps_wanted:
-            stuck = saw.stuck & real
-            extremes += [jnp.where(stuck, saw.spacing, NO_GAP), jnp.where(stuck, -saw.spacing, NO_GAP)]
+    names = ["landed", "swamped", "zero"]
+    names += ["invisible"] * (case.kept is not None) + ["falling", "fell"] * case.directions + ["mark"] * marks
+    names += [""] * (-len(names) % _WORD)
+    return names + ["bin"] * BINS * case.detail
+
+
+def count_rows(
+    case: Case, real: Bool[Array, "rows parts 240"], marks: Sequence[Bool[Array, "rows parts 240"]] = ()
+) -> RowCounts:
+    """Count the fates of each row.
+
+    Args:
+        case: an update, arrays of shape (rows, parts, `ENTRIES`); see `tally`. Nothing is told of `stored_update`.
+        real: which entries there are; the others are padding.
+        marks: what else to count.
+    """
+    saw = examine(case)
+    masks = [saw.asked & ~saw.same, saw.stuck, saw.finite & ~saw.asked]
+    masks += [] if case.kept is None else [saw.stuck & case.kept]
+    masks += [saw.asked & saw.falls, saw.asked & saw.falls & ~saw.same] if case.directions else []
+    words = _packed([mask & real for mask in (*masks, *marks)])
+    words += _binned(jnp.where(real, saw.bins, -1)) if case.detail else []
+    stuck = saw.stuck & real
+    extremes = [jnp.where(stuck, spacing, NO_GAP) for spacing in (saw.spacing, -saw.spacing)] if case.gaps_wanted else []
     counts, least = _reduced(words, extremes)
-    found, ends = iter(counts), iter(least)
-    marked = _taken(found, len(marks))
-    return [_tally(case, saw, list(names), found, ends, real) for case, saw, names in zip(cases, seen, masks, strict=True)], marked
+    sums = jnp.stack(list(map(_row_sum, saw.terms(real))), -1) if case.detail else None
+    return RowCounts(counts, least, sums)
 
 
-def _taken(counts: Iterator[Array], number: int) -> list[Array]:
-    """The next counts, and past what else is in their last word."""
-    taken = [next(counts) for _ in range(number)]
-    for _ in range(-number % _IN_A_WORD):
-        next(counts)
-    return taken
+def tally_of(names: Sequence[str], found: RowCounts, sizes: Int[Array, " rows"]) -> Tally:
+    """The tallies of rows, or of leaves, in each of whose fields they are the first axis.
 
-
-def _masks(case: Case, saw: Seen, real: Array) -> dict[str, Array]:
-    masks = {
-        "landed": saw.asked & ~saw.same,
-        "swamped": saw.stuck,
-        "zero": saw.finite & ~saw.asked,
-        "nonfinite": ~saw.finite,
-    }
-    if case.kept is not None:
-        masks["invisible"] = saw.stuck & case.kept
-    if case.directions:
-        masks |= {"falling": saw.asked & saw.falls, "fell": saw.asked & saw.falls & ~saw.same}
-    return {name: mask & real for name, mask in masks.items()}
+    Args:
+        names: from `columns`.
+        found: what was counted.
+        sizes: how many entries they have: the fates are exclusive, so what is left over was not finite.
+    """
+    places = {name: place for place, name in enumerate(names) if name not in ("bin", "mark", "")}
+    fields: dict[str, Any] = dict.fromkeys(Tally._fields) | {name: found.counts[:, place] for name, place in places.items()}
+    fields["nonfinite"] = sizes - fields["landed"] - fields["swamped"] - fields["zero"]
+    fields["underflowed"] = jnp.zeros_like(fields["landed"])
+    if found.sums is not None:
+        fields |= {name: found.sums[:, place] for place, name in enumerate(_SUMS)}
+        fields["histogram"] = found.counts[:, names.index("bin") : names.index("bin") + BINS]
+    if found.least is not None:
+        fields |= {"finest": found.least[:, 0], "coarsest": -found.least[:, 1]}
+    return Tally(**fields)
 
 
 def _packed(masks: list[Array]) -> list[Array]:
-    """Four masks in the bytes of one word."""
-    words = []
-    for start in range(0, len(masks), _IN_A_WORD):
-        bytes_ = [jnp.where(mask, np.uint32(1 << 8 * place), np.uint32(0)) for place, mask in enumerate(masks[start:][:4])]
-        words.append(jax.tree.reduce(operator.or_, bytes_))
-    return words
+    """Four masks in the bytes of each word."""
+    bytes_ = [jnp.where(mask, np.uint32(1 << 8 * (place % _WORD)), np.uint32(0)) for place, mask in enumerate(masks)]
+    return [jax.tree.reduce(operator.or_, bytes_[start : start + _WORD]) for start in range(0, len(bytes_), _WORD)]
 
 
 def _binned(bins: Array) -> list[Array]:
     """A one in the byte of each entry's bin; a shift beyond the word, or by a negative number, leaves nothing."""
     bits = (8 * bins).astype(jnp.uint32)
     one = jnp.ones_like(bits)
-    return [jax.lax.shift_left(one, bits - np.uint32(8 * start)) for start in range(0, BINS, _IN_A_WORD)]
+    return [jax.lax.shift_left(one, bits - np.uint32(8 * start)) for start in range(0, BINS, _WORD)]
 
 
-def _reduced(words: list[Array], extremes: list[Array]) -> tuple[list[Array], list[Array]]:
+def _reduced(words: list[Array], extremes: list[Array]) -> tuple[Array, Array | None]:
     """The counts in the words, byte by byte, and the least of each extreme, of every row; all in one pass over memory."""
     starts = (*[np.uint32(0)] * len(words), *[np.int32(NO_GAP)] * len(extremes))
     combine = combining((*[operator.add] * len(words), *[jnp.minimum] * len(extremes)))
     made = jax.lax.reduce((*words, *extremes), starts, combine, (words[0].ndim - 1,))
-    sums = jnp.stack(made[: len(words)])
-    parts = [((sums >> np.uint32(8 * place)) & np.uint32(255)).astype(jnp.int32) for place in range(_IN_A_WORD)]
-    counts = jnp.sum(jnp.stack(parts, 1), -1, dtype=jnp.int32).reshape(-1, words[0].shape[0])
-    least = list(jnp.min(jnp.stack(made[len(words) :]), -1)) if extremes else []
-    return list(counts), least
-
-
-def _tally(case: Case, saw: Seen, names: list[str], counts: Any, least: Any, real: Array) -> Tally:
-    found = dict(zip(names, _taken(counts, len(names)), strict=True))
-    bins = jnp.stack(_taken(counts, BINS), -1) if case.detail else None
-    finest, coarsest = (next(least), -next(least)) if case.gaps_wanted else (None, None)
-    none = dict.fromkeys(Tally._fields)
-    counted = Tally(**(none | found | {"underflowed": jnp.zeros_like(found["swamped"])}))
-    counted = counted._replace(finest=finest, coarsest=coarsest)
-    if not case.detail:
-        return counted
-    mass, lost, along, square = map(_row_sum, saw.terms(real))
-    return counted._replace(
-        update_mass=mass, stagnated_mass=lost, moved_along=along, update_square=square, histogram=bins
-    )
+    bytes_ = np.arange(_WORD, dtype=np.uint32) * 8
+    parts = (jnp.stack(made[: len(words)], -1)[..., None] >> bytes_) & np.uint32(255)
+    counts = jnp.sum(parts.astype(jnp.int32), 1, dtype=jnp.int32).reshape(len(parts), -1)
+    return counts, jnp.min(jnp.stack(made[len(words) :], -1), 1) if extremes else None
 
 
 def _row_sum(term: Array) -> Array:

@@ -1,11 +1,12 @@
 """All leaves of a kind as rows of one length, a block of rows at a time.
 
-What is asked of every entry of a model is compiled once, for a block, whatever the number of leaves and their shapes. Rows of a
-large leaf fill blocks of their own, which a loop fetches one after the other; ends of large leaves and small ones share
-blocks, each row padded at its end. Nothing of the size of the model is copied.
+What is asked of every entry of a model is compiled once, for a block, whatever the number of leaves and their shapes. A loop
+takes up one block after the other: of large leaves slices, small ones are gathered first, each row padded at its end.
+Nothing of the size of the model is copied. Where a loop with branches would wait for the host, a few blocks are gathered of
+all leaves, and each is a part of the program.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +19,20 @@ from precisionlab.stagnation.rows import ENTRIES
 
 __all__ = ["Block", "Plan", "by_leaf", "first_of", "in_blocks", "plan"]
 
-_BLOCK = 128
-"""Parts of `ENTRIES` in a block: what a few arrays of float32 take of a core's own cache."""
-
 _PARTS, _LONG, _MANY = 4, 16, 1 << 22
-"""Parts of a row, and of one in models of so many entries: what is found is kept for each row."""
+"""Parts of `ENTRIES` in a row, and in one of models of so many entries: what is found is kept for each row."""
+
+_BLOCK = 128
+"""Parts of a block at most: what a few arrays of float32 take of a core's own cache."""
+
+_SMALL = 1 << 12
+"""Leaves of up to so many entries are gathered."""
+
+_TURN = 1 << 12
+"""A turn of the loop takes as long as so many entries."""
 
 _UNROLLED = 16
-"""So many blocks at most where a loop with branches would wait for the host."""
+"""So many blocks at most without a loop."""
 
 
 class Block(NamedTuple):
@@ -34,12 +41,14 @@ class Block(NamedTuple):
     Attributes:
         leaf: for each row the number of its leaf among those of the plan.
         start: for each row the place of its first entry in the leaf, in row-major order.
+        low: for each row the first place that no other block has.
         size: for each row the entries of its leaf.
         parts: parts of `ENTRIES` in a row.
     """
 
     leaf: Int[Array, " rows"]
     start: Int[Array, " rows"]
+    low: Int[Array, " rows"]
     size: Int[Array, " rows"]
     parts: int
 
@@ -48,16 +57,17 @@ class Block(NamedTuple):
         """Where in its leaf each entry lies."""
         shape = len(self.leaf), self.parts, ENTRIES
         part, entry = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (1, 2))
-        return self.start[:, None, None] + part * ENTRIES + entry
+        return self.spread(self.start) + part * ENTRIES + entry
 
     @property
     def real(self) -> Bool[Array, "rows parts 240"]:
-        """Which entries are not padding."""
-        return self.place < self.size[:, None, None]
+        """Which entries are neither padding nor another block's too."""
+        place = self.place
+        return (place >= self.spread(self.low)) & (place < self.spread(self.size))
 
     def spread(self, column: Array) -> Array:
-        """A number for each leaf, as an array that broadcasts with the blocks."""
-        return column[self.leaf][:, None, None]
+        """A number for each row, as an array that broadcasts with the blocks."""
+        return column[:, None, None]
 
 
 class _Piece(NamedTuple):
@@ -75,20 +85,21 @@ class Plan(NamedTuple):
         sizes: entries of the leaves, none of them zero.
         parts: parts of `ENTRIES` in a row.
         height: rows in a block.
-        kinds: what blocks are made of: a leaf, whose rows fill one, or pieces.
-        which: for each block its kind.
-        first: for each block of a single leaf the first row in that leaf, else 0.
-        leaf, start: for each row of each block, as in `Block`; rows that are not there start beyond the end of a leaf.
+        gathered: the pieces whose rows are gathered; a list for each block, or in a loop one for all its blocks.
+        which: for each block the leaf of which it is a slice, or -1 if its rows are gathered.
+        begin: for each block where it begins, in entries.
+        leaf, start, low: for each row of each block, as in `Block`; rows that are not there lie beyond the end of a leaf.
     """
 
     sizes: np.ndarray
     parts: int
     height: int
-    kinds: list[Any]
+    gathered: list[list[_Piece]]
     which: np.ndarray
-    first: np.ndarray
+    begin: np.ndarray
     leaf: np.ndarray
     start: np.ndarray
+    low: np.ndarray
 
     @property
     def row(self) -> int:
@@ -96,66 +107,74 @@ class Plan(NamedTuple):
         return self.parts * ENTRIES
 
 
-def plan(sizes: Sequence[int], height: int | None = None) -> Plan:
+def plan(sizes: Sequence[int], *, looped: bool) -> Plan:
     """Cut leaves into rows and put rows into blocks.
 
     Args:
         sizes: entries of each leaf, at least one.
-        height: rows in a block; None for what fits into a cache.
+        looped: whether blocks are made in a loop.
 
     Example:
-        >>> made = plan([100_000, 240, 1])
-        >>> made.parts, made.height, made.which.tolist(), len(made.kinds)
-        (4, 32, [0, 0, 0, 1], 2)
+        >>> made = plan([100_000, 240, 1], looped=True)
+        >>> made.parts, made.height, made.which.tolist()
+        (4, 27, [0, 0, 0, 0, -1])
     """
     entries = np.asarray(sizes, np.int64)
     parts = _LONG if entries.sum() >= _MANY else _PARTS
     row = parts * ENTRIES
-    rows = -(-entries // row)
-    height = min(_BLOCK // parts if height is None else height, int(rows.sum()))
-    kinds: list[Any] = []
-    which, first = [], []
-    rest: list[_Piece] = []
-    for leaf, size in enumerate(entries):
-        whole = int(size // (row * height))
-        if whole:
-            which += [len(kinds)] * whole
-            first += range(0, whole * height, height)
-            kinds.append(leaf)
-        if rows[leaf] > whole * height:
-            rest.append(_Piece(leaf, whole * height, int(rows[leaf]) - whole * height))
-    for pieces in _filled(rest, height):
-        which.append(len(kinds))
-        first.append(0)
-        kinds.append(pieces)
-    places = [_rows(kinds[kind], begin, height, rows) for kind, begin in zip(which, first, strict=True)]
-    leaf, number = (np.array([place[side] for place in places]) for side in (0, 1))
-    return Plan(entries, parts, height, kinds, np.array(which), np.array(first), leaf, number * row)
+    counts = -(-entries // row)
+    large = np.flatnonzero(entries > _SMALL) if looped else np.array([], int)
+    small = [_Piece(leaf, 0, int(counts[leaf])) for leaf in np.setdiff1d(np.arange(len(entries)), large)]
+    number = sum(piece.count for piece in small)
+    height = _height(entries[large], number, parts) if looped else -(-number // _UNROLLED)
+    slices = [_slice(leaf, begin, entries, row, height) for leaf in large for begin in range(0, entries[leaf], height * row)]
+    gathered = [small] if looped else list(_filled(small, height))
+    rows = [(piece.leaf, number * row) for part in gathered for piece in part for number in _numbers(piece)]
+    missing = -len(rows) % height
+    rows += [(0, int(counts[0]) * row)] * missing
+    others = [
+        (-1, begin * row, [leaf for leaf, _ in mine], [start for _, start in mine], [0] * height)
+        for begin in range(0, len(rows), height)
+        for mine in [rows[begin : begin + height]]
+    ]
+    which, begin, leaf, start, low = map(np.array, zip(*slices, *others, strict=True))
+    return Plan(entries, parts, height, gathered, which, begin, leaf, start, low)
 
 
-def _filled(rest: list[_Piece], height: int) -> list[list[_Piece]]:
+def _numbers(piece: _Piece) -> range:
+    return range(piece.first, piece.first + piece.count)
+
+
+def _height(large: np.ndarray, small: int, parts: int) -> int:
+    """The rows in a block with which the fewest entries are looked at twice, or are padding."""
+    if not large.size:
+        return min(_BLOCK // parts, small)
+    heights = np.arange(max(1, _BLOCK // parts // 4), _BLOCK // parts + 1)
+    entries = heights * parts * ENTRIES
+    turns = np.ceil(large[:, None] / entries).sum(0) + np.ceil(small / heights)
+    return int(heights[np.argmin(turns * (entries + _TURN))])
+
+
+def _slice(leaf: int, low: int, entries: np.ndarray, row: int, height: int) -> tuple[Any, ...]:
+    """A block of a leaf: the last one ends with it."""
+    begin = max(0, min(low, int(entries[leaf]) - height * row))
+    return leaf, begin, [leaf] * height, [begin + number * row for number in range(height)], [low] * height
+
+
+def _filled(pieces: list[_Piece], height: int) -> Iterator[list[_Piece]]:
     """Pieces, cut where a block is full."""
-    blocks: list[list[_Piece]] = []
-    free = 0
-    for leaf, first, count in rest:
+    block: list[_Piece] = []
+    free = height
+    for leaf, first, count in pieces:
         while count:
-            if not free:
-                blocks.append([])
-                free = height
             taken = min(free, count)
-            blocks[-1].append(_Piece(leaf, first, taken))
+            block.append(_Piece(leaf, first, taken))
             first, count, free = first + taken, count - taken, free - taken
-    return blocks
-
-
-def _rows(kind: Any, begin: int, height: int, rows: np.ndarray) -> tuple[list[int], list[int]]:
-    """The leaf of each row of a block, and its number in the leaf."""
-    if not isinstance(kind, list):
-        return [kind] * height, list(range(begin, begin + height))
-    leaves = [piece.leaf for piece in kind for _ in range(piece.count)]
-    numbers = [number for piece in kind for number in range(piece.first, piece.first + piece.count)]
-    missing = height - len(leaves)
-    return leaves + [0] * missing, numbers + [int(rows[0])] * missing
+            if not free:
+                yield block
+                block, free = [], height
+    if block:
+        yield block
 
 
 def in_blocks(
@@ -167,7 +186,7 @@ def in_blocks(
         found: of a tree of blocks, (height, parts, `ENTRIES`), and where they lie, to arrays with an axis of rows in front.
         recipes: for each leaf of the plan a recipe, all of one kind.
         cut: the plan.
-        looped: whether to make one block after the other in a loop; else each is a part of the program.
+        looped: as in the plan.
 
     Returns:
         The tree, with all rows of all blocks in front.
@@ -175,50 +194,77 @@ def in_blocks(
     flat = [[jnp.reshape(source, -1) for source in recipe.sources] for recipe in recipes]
     scalars = _columns(recipes)
     strides = _strides(recipes)
-    shape = cut.height, cut.parts, ENTRIES
+    shape, size = (cut.height, cut.parts, ENTRIES), cut.height * cut.row
+    sizes = cut.sizes[cut.leaf]
 
-    def made(blocks: Sequence[Array], leaf: Array, start: Array) -> PyTree[Array]:
-        block = Block(leaf, start, jnp.asarray(cut.sizes.astype(np.int32))[leaf], cut.parts)
+    def made(blocks: Sequence[Array], *rows: Array) -> PyTree[Array]:
+        block = Block(*rows, cut.parts)
 
         def counted(axis: int) -> Array:
-            stride, length = (block.spread(jnp.asarray(strides[:, axis, side])) for side in (0, 1))
+            stride, length = (block.spread(jnp.asarray(strides[:, axis, side])[block.leaf]) for side in (0, 1))
             return block.place // stride % length
 
-        given = [scalar if jnp.ndim(scalar) == 0 else block.spread(scalar) for scalar in scalars]
+        given = [scalar if jnp.ndim(scalar) == 0 else block.spread(scalar[block.leaf]) for scalar in scalars]
         return found(recipes[0].made([each.reshape(shape) for each in blocks], given, counted), block)
 
-    def fetched(kind: Any, first: Any) -> list[Array]:
-        if not isinstance(kind, list):
-            return [jax.lax.dynamic_slice(source, (first * cut.row,), (cut.height * cut.row,)) for source in flat[kind]]
-        return [_joined([_piece(flat[piece.leaf][number], piece, cut) for piece in kind], cut) for number in range(len(flat[0]))]
-
-    if len(cut.which) == 1:
-        return made(fetched(cut.kinds[0], 0), jnp.asarray(cut.leaf[0]), jnp.asarray(cut.start[0]))
-    tables = cut.which.astype(np.int32), cut.first.astype(np.int32), cut.leaf.astype(np.int32), cut.start.astype(np.int32)
+    tables = [table.astype(np.int32) for table in (cut.leaf, cut.start, cut.low, sizes)]
     if not looped:
         each = jax.jit(made)
-        rows = [each(fetched(cut.kinds[which], first), leaf, start) for which, first, leaf, start in zip(*tables, strict=True)]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
-    branches = [lambda first, kind=kind: fetched(kind, first) for kind in cut.kinds]
+        parts = [each(_gathered(flat, mine, cut, size), *rows) for mine, *rows in zip(cut.gathered, *tables, strict=True)]
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+    kept = np.unique(cut.which)
+    gathered = int((cut.which == -1).sum()) * size
+    sources = [_gathered(flat, cut.gathered[0], cut, gathered) if leaf == -1 else flat[leaf] for leaf in kept]
+    branches = [lambda begin, mine=mine: [_block(source, begin, size) for source in mine] for mine in sources]
+    which = np.searchsorted(kept, cut.which).astype(np.int32)
 
     def body(_: None, here: Any) -> Any:
-        which, first, leaf, start = here
-        return None, made(jax.lax.switch(which, branches, first), leaf, start)
+        which, begin, *rows = here
+        return None, made(jax.lax.switch(_looped(which), branches, begin), *rows)
 
-    return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), jax.lax.scan(body, None, tables)[1])
-
-
-def _piece(source: Array, piece: _Piece, cut: Plan) -> Array:
-    begin = piece.first * cut.row
-    end = min(begin + piece.count * cut.row, source.size)
-    held = jax.lax.slice(source, (begin,), (end,))
-    return jax.lax.pad(held, jnp.zeros((), source.dtype), [(0, piece.count * cut.row - (end - begin), 0)])
+    every = which, cut.begin.astype(np.int32), *tables
+    if len(which) == 1:
+        return body(None, [jnp.asarray(table[0]) for table in every])[1]
+    rows = jax.lax.scan(body, None, every)[1]
+    return jax.tree.map(lambda each: each.reshape(-1, *each.shape[2:]), rows)
 
 
-def _joined(pieces: list[Array], cut: Plan) -> Array:
-    missing = cut.height * cut.row - sum(piece.size for piece in pieces)
-    padding = [jnp.zeros(missing, pieces[0].dtype)] if missing else []
-    return jnp.concatenate([*pieces, *padding])
+def _looped(number: Array) -> Array:
+    """The number, in a loop that XLA's CPU compiler leaves one.
+
+    It makes one kernel of loops that it takes for small, branches included: slow to compile, and run by one thread. Not of
+    those with a sort in them.
+    """
+    return jax.lax.sort(jnp.stack([number, jnp.full_like(number, np.iinfo(number.dtype).max)]))[0]
+
+
+def _block(source: Array, begin: Any, size: int) -> Array:
+    if source.size < size:
+        return jax.lax.pad(source, jnp.zeros((), source.dtype), [(0, size - source.size, 0)])
+    return jax.lax.dynamic_slice(source, (begin,), (size,))
+
+
+def _gathered(flat: list[list[Array]], pieces: Sequence[_Piece], cut: Plan, size: int) -> list[Array]:
+    """The rows of pieces one after the other, each source padded to a size."""
+    counts = [min(piece.count * cut.row, int(cut.sizes[piece.leaf]) - piece.first * cut.row) for piece in pieces]
+    begins = np.cumsum([0, *counts])
+    # For each row where its entries begin among all that are gathered, and where they end.
+    begin = np.concatenate([begins[k] + cut.row * np.arange(piece.count) for k, piece in enumerate(pieces)])
+    end = np.concatenate([np.full(piece.count, begins[k + 1]) for k, piece in enumerate(pieces)])
+    missing = size // cut.row - len(begin)
+    begin, end = (np.pad(each, (0, missing)).astype(np.int32)[:, None] for each in (begin, end))
+    place = jnp.asarray(begin) + jax.lax.broadcasted_iota(jnp.int32, (len(begin), cut.row), 1)
+
+    def rows(number: int) -> Array:
+        parts = [
+            jax.lax.slice(flat[piece.leaf][number], (piece.first * cut.row,), (piece.first * cut.row + count,))
+            for piece, count in zip(pieces, counts, strict=True)
+        ]
+        # Joined first and cut into rows then: one operation for each leaf.
+        every = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        return jnp.where(place < end, every.at[place].get(mode="clip"), jnp.zeros((), every.dtype)).reshape(-1)
+
+    return list(map(rows, range(len(flat[0]))))
 
 
 def _columns(recipes: Sequence[Recipe]) -> list[Array]:
@@ -252,19 +298,17 @@ def by_leaf(rows: Array, cut: Plan, combine: Callable[..., Array], nothing: Any)
     Returns:
         (leaves, ...).
     """
-    counts = -(-cut.sizes // cut.row)
+    beyond = cut.start.reshape(-1) >= cut.sizes[cut.leaf.reshape(-1)]
+    owners = np.where(beyond, -1, cut.leaf.reshape(-1))
+    counts = np.bincount(owners[owners >= 0], minlength=len(cut.sizes))
     # Leaves of about as many rows go together: there are few such numbers.
     lengths = 1 << np.ceil(np.log2(counts)).astype(int)
-    numbers = cut.start.reshape(-1) // cut.row
-    owners = np.where(numbers < counts[cut.leaf.reshape(-1)], cut.leaf.reshape(-1), -1)
     parts, order = [], []
     for length in np.unique(lengths):
         leaves = np.flatnonzero(lengths == length)
         table = np.full((len(leaves), length), len(owners))
-        place = np.full(len(counts), -1)
-        place[leaves] = np.arange(len(leaves))
-        mine = np.flatnonzero((owners >= 0) & (place[owners] >= 0))
-        table[place[owners[mine]], numbers[mine]] = mine
+        for place, leaf in enumerate(leaves):
+            table[place, : counts[leaf]] = np.flatnonzero(owners == leaf)
         gathered = jnp.take(rows, table, axis=0, mode="fill", fill_value=nothing)
         parts.append(combine(gathered, axis=1).astype(rows.dtype))
         order.append(leaves)
@@ -275,5 +319,5 @@ def by_leaf(rows: Array, cut: Plan, combine: Callable[..., Array], nothing: Any)
 
 def first_of(rows: Array, cut: Plan) -> Array:
     """The first row of each leaf, (leaves, ...)."""
-    begins = np.flatnonzero(cut.start.reshape(-1) == 0)
-    return rows[begins[np.argsort(cut.leaf.reshape(-1)[begins])]]
+    owners, starts = cut.leaf.reshape(-1), cut.start.reshape(-1)
+    return rows[np.array([np.flatnonzero((owners == leaf) & (starts == 0))[0] for leaf in range(len(cut.sizes))])]

@@ -16,21 +16,18 @@ from precisionlab.numerics.formats import Format
 from precisionlab.numerics.grids import is_number
 from precisionlab.numerics.modes import stochastic
 from precisionlab.numerics.randomness import hash_counters
-from precisionlab.numerics.rounding import round_carrier, round_to
+from precisionlab.numerics.rounding import joined_format, round_carrier, round_to
 from precisionlab.optimizers.meaning.recipes import Recipe
 from precisionlab.optimizers.sums import in_one_carrier
 from precisionlab.optimizers.tracking.arriving import CORNER
 from precisionlab.optimizers.tracking.blocks import Block, Plan, by_leaf, first_of, in_blocks, plan
 from precisionlab.optimizers.tracking.floors import above_floor
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
-from precisionlab.stagnation.counting import BINS, Case
+from precisionlab.stagnation.counting import Case
 from precisionlab.stagnation.fates import NO_GAP, Tally
-from precisionlab.stagnation.rows import tally_rows
+from precisionlab.stagnation.rows import RowCounts, columns, count_rows, tally_of
 
 __all__ = ["Counted", "count_leaves"]
-
-_FATES = "landed", "swamped", "zero", "nonfinite"
-
 
 class Counted(NamedTuple):
     """What was found in some leaves; every array has an axis of leaves in front.
@@ -83,11 +80,10 @@ def count_leaves(
 
 
 class _Rows(NamedTuple):
-    """What is found in each row: counts, the least of what is least, sums, the first entries."""
+    """What is found in each row: of the storage, of each format (columns only), and the first entries."""
 
-    counts: Array
-    least: Any
-    sums: Any
+    own: RowCounts
+    asked: Any
     corners: Any
 
 
@@ -99,67 +95,57 @@ def _of_kind(
     wanted: Wanted,
     looped: bool,
 ) -> Counted:
-    cut = plan([int(np.prod(recipe.shape, dtype=np.int64)) for recipe in recipes])
-    kept = wanted.kept
-    names = [*_FATES, *(["invisible"] if kept else []), *(["falling", "fell"] if wanted.directions else [])]
-    gaps = wanted.detail if wanted.gaps is None else wanted.gaps
+    cut = plan([int(np.prod(recipe.shape, dtype=np.int64)) for recipe in recipes], looped=looped)
 
     def found(row: PyTree[Array], block: Block) -> _Rows:
         sight = saw(*row)
-        held = None if not kept else (jnp.zeros(block.real.shape, bool) if sight.kept is None else sight.kept)
-        mine = Case(sight.old, sight.update, sight.new, None, held, sight.grid, wanted.detail, wanted.directions, wanted.gaps)
-        marks = [] if sight.gradient is None else [_nonzero(sight.gradient)]
-        (own,), marked = tally_rows([mine], block.real, marks)
-        columns = [*(getattr(own, name) for name in names), *(marked or [jnp.zeros_like(own.landed)])]
-        counts = [jnp.stack(columns, -1)]
-        if wanted.detail:
-            counts.append(own.histogram)
-        counts += _what_ifs(sight, formats, words, block)
-        least = jnp.stack([own.finest, -own.coarsest], -1) if gaps else None
-        sums = [own.update_mass, own.stagnated_mass, own.moved_along, own.update_square] if wanted.detail else []
+        nowhere = jnp.zeros(block.real.shape, bool)
+        held = None if not wanted.kept else (nowhere if sight.kept is None else sight.kept)
+        marks = nowhere if sight.gradient is None else _nonzero(sight.gradient)
+        own = count_rows(_own(wanted, sight, held), block.real, [marks])
+        # In the leaf's own carrier: wider sums are nobody else's business.
+        sums = None if own.sums is None else own.sums.astype(widened(sight.old).dtype)
         first = [widened(each)[:, 0, :CORNER].astype(jnp.float32) for each in _compared(sight)]
         return _Rows(
-            jnp.concatenate(counts, -1),
-            least,
-            # In the leaf's own carrier: wider sums are nobody else's business.
-            jnp.stack(sums, -1).astype(widened(sight.old).dtype) if sums else None,
+            own._replace(sums=sums),
+            _what_ifs(sight, formats, words, block) if formats else None,
             jnp.stack(first, 1) if first else None,
         )
 
     rows = in_blocks(found, recipes, cut, looped=looped)
-    counts = by_leaf(rows.counts, cut, jnp.sum, 0)
-    fields: Any = dict(zip(names, jnp.moveaxis(counts, -1, 0), strict=False))
-    own = _tally(fields)
-    place = len(names) + 1
-    if wanted.detail:
-        mass, lost, along, square = jnp.moveaxis(by_leaf(rows.sums, cut, jnp.sum, 0), -1, 0)
-        own = own._replace(
-            update_mass=mass,
-            stagnated_mass=lost,
-            moved_along=along,
-            update_square=square,
-            histogram=counts[:, place : place + BINS],
-        )
-        place += BINS
-    if gaps:
-        least = by_leaf(rows.least, cut, jnp.min, NO_GAP)
-        own = own._replace(finest=least[:, 0], coarsest=-least[:, 1])
-    nearest, chance = [], []
-    for number in range(len(formats)):
-        mine = counts[:, place + 9 * number : place + 9 * (number + 1)]
-        columns = list(jnp.moveaxis(mine, -1, 0))
-        nearest.append(_tally(dict(zip((*_FATES, "invisible"), columns[:5], strict=True))))
-        chance.append(_tally(dict(zip(_FATES, columns[5:], strict=True))))
-    return Counted(own, nearest, chance, counts[:, len(names)], None if rows.corners is None else first_of(rows.corners, cut))
+    sizes = jnp.asarray(cut.sizes.astype(np.int32))
+    least = None if rows.own.least is None else by_leaf(rows.own.least, cut, jnp.min, NO_GAP)
+    sums = None if rows.own.sums is None else by_leaf(rows.own.sums, cut, jnp.sum, 0)
+    mine = RowCounts(by_leaf(rows.own.counts, cut, jnp.sum, 0), least, sums)
+    names = columns(_own(wanted, None, None if not wanted.kept else ()), marks=1)
+    asked = [] if rows.asked is None else jnp.split(by_leaf(rows.asked, cut, jnp.sum, 0), 2 * len(formats), axis=1)
+    tallies = [
+        tally_of(columns(_counted(kept=() if number % 2 == 0 else None)), RowCounts(counts, None, None), sizes)
+        for number, counts in enumerate(asked)
+    ]
+    return Counted(
+        tally_of(names, mine, sizes),
+        tallies[::2],
+        tallies[1::2],
+        mine.counts[:, names.index("mark")],
+        None if rows.corners is None else first_of(rows.corners, cut),
+    )
+
+
+def _own(wanted: Wanted, sight: Any, kept: Any) -> Case:
+    """What is asked of the storage itself."""
+    old, update, new, grid = (None,) * 4 if sight is None else (sight.old, sight.update, sight.new, sight.grid)
+    return Case(old, update, new, None, kept, grid, wanted.detail, wanted.directions, wanted.gaps)
+
+
+def _counted(old: Any = None, update: Any = None, new: Any = None, kept: Any = None) -> Case:
+    """What is asked of a format."""
+    return Case(old, update, new, None, kept, None, detail=False)
 
 
 def _compared(sight: Sight) -> list[Array]:
     """What the next weights are compared with."""
     return [] if sight.made is None else [sight.old, sight.made, sight.new]
-
-
-def _tally(fields: dict[str, Array]) -> Tally:
-    return Tally(**(dict.fromkeys(Tally._fields) | fields | {"underflowed": jnp.zeros_like(fields["landed"])}))
 
 
 def _nonzero(gradient: Array) -> Array:
@@ -169,10 +155,8 @@ def _nonzero(gradient: Array) -> Array:
     return (to_bits(wide, carrier) & carrier.word(carrier.sign - 1)) != 0
 
 
-def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: Block) -> list[Array]:
-    """For each format nine counts of each row, in one array; nothing where no format is asked about."""
-    if not formats:
-        return []
+def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: Block) -> Array:
+    """For each format the columns of each row to nearest, and those stochastically."""
     wide, step = in_one_carrier(sight.old, sight.update)
     carrier = CARRIERS[wide.dtype.name]
     shared, own = _parted(list(formats.values()), carrier.dtype)
@@ -180,21 +164,19 @@ def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: 
     mine = jnp.moveaxis(words[block.leaf], 1, 0)
 
     def counted(own: Format, words: Array) -> Array:
-        fmt = Format(*(one if other is None else other for one, other in zip(own, shared, strict=True)))
+        fmt = joined_format(own, shared)
         before = round_to(wide, fmt)
         meant = before + uncontracted(step)
-        nearest = Case(before, step, round_to(meant, fmt), None, above_floor(before, step, fmt), detail=False)
-        first, second = (words[:, side, None, None] for side in (0, 1))
+        first, second = (block.spread(words[:, side]) for side in (0, 1))
         random = hash_counters(first, second, place, carrier.uint)
-        chance = Case(before, step, round_carrier(meant, fmt, stochastic, random, carrier), detail=False)
-        (one, two), _ = tally_rows([nearest, chance], block.real)
-        columns = [*(getattr(one, name) for name in (*_FATES, "invisible")), *(getattr(two, name) for name in _FATES)]
-        return jnp.stack(columns, -1)
+        nearest = _counted(before, step, round_to(meant, fmt), above_floor(before, step, fmt))
+        chance = _counted(before, step, round_carrier(meant, fmt, stochastic, random, carrier))
+        return jnp.concatenate([count_rows(case, block.real).counts for case in (nearest, chance)], -1)
 
     if len(formats) == 1:
-        return [counted(own, mine[0])]
+        return counted(own, mine[0])
     _, counts = jax.lax.scan(lambda _, here: (None, counted(*here)), None, (own, mine))
-    return [jnp.moveaxis(counts, 0, 1).reshape(counts.shape[1], -1)]
+    return jnp.moveaxis(counts, 0, 1).reshape(counts.shape[1], -1)
 
 
 def _parted(formats: Sequence[Format], dtype: Any) -> tuple[Format, Format]:
