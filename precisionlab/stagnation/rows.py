@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, Bool, Float, Int
-from precisionlab.stagnation.counting import BINS, Case, Seen, examine
+from precisionlab.stagnation.counting import BINS, Case, examine
 from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.reducing import combining
 

@@ -25,6 +25,7 @@ from precisionlab.arithmetic.simulation import arithmetic_of
 from precisionlab.numerics.carriers import as_float64
 from precisionlab.numerics.formats import FLOAT32, FLOAT64
 from precisionlab.numerics.modes import nearest_even
+from precisionlab.optimizers.meaning.recipes import Recipe, recipes
 from precisionlab.optimizers.meaning.remaking import remade
 from precisionlab.optimizers.roundings import Grid, Placed, concealed, reveal, rounds_state, rounds_weights
 from precisionlab.optimizers.sums import is_floating
@@ -257,10 +258,32 @@ def _responses(
         filled = [jnp.full_like(leaf, value) if index in places else leaf for index, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, filled)
 
-    def step(found: Sequence[Sequence[Any]]) -> list[float]:
-        zero, one = ([float(np.asarray(side[index]).reshape(-1)[0]) for index in places] for side in found)
-        return [b - a for a, b in zip(zero, one, strict=True)]
+    def meant(state: Any) -> list[Array]:
+        return meant_state(inner, nothing, state, nothing, {})
 
-    meant = [meant_state(inner, nothing, held(value), nothing, {}) for value in (0.0, 1.0)]
-    stored = [jax.tree.leaves(inner.update(nothing, held(value), nothing)[1]) for value in (0.0, 1.0)]
-    return [step(meant), step(stored)]
+    def stored(state: Any) -> list[Array]:
+        return jax.tree.leaves(inner.update(nothing, state, nothing)[1])
+
+    sides = [_numbers_of(made, [held(value) for value in (0.0, 1.0)], places) for made in (meant, stored)]
+    return [[one - zero for zero, one in zip(*side, strict=True)] for side in sides]
+
+
+def _numbers_of(made: Callable[..., list[Array]], states: Sequence[Any], places: Sequence[int]) -> list[list[float]]:
+    """Some leaves of what is made of each of some states of single numbers; of those that are made alike only one is."""
+
+    def rows(state: Any) -> tuple[list[tuple[Array]], tuple[()]]:
+        leaves = made(state)
+        return [(leaves[place],) for place in places], ()
+
+    every = recipes(rows, (states[0],))
+    known: dict[Any, float] = {}
+
+    def number(recipe: Recipe) -> float:
+        key = recipe.kind, tuple(np.asarray(each).tobytes() for each in (*recipe.sources, *recipe.scalars))
+        if key not in known:
+            given = [list(map(jnp.asarray, side)) for side in (recipe.sources, recipe.scalars)]
+            (leaf,) = recipe.made(*given, recipe.shape, lambda _: jnp.zeros(recipe.shape, jnp.int32))
+            known[key] = float(np.asarray(leaf).reshape(-1)[0])
+        return known[key]
+
+    return [list(map(number, every.of((state,), ()))) for state in states]

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.arithmetic.programs.equations import has_programs, own_program
+from precisionlab.optimizers.meaning.flattening import BARRIER, FlatProgram, Operation, computed, flattened, shape_of
 
-__all__ = ["Recipe", "recipes"]
+__all__ = ["Recipe", "Recipes", "recipes"]
 
 # fmt: off
 _BY_ENTRY = frozenset({
@@ -33,29 +31,7 @@ _BY_ENTRY = frozenset({
 # fmt: on
 """Operations whose results at an entry follow from their operands at that entry, whatever the shape."""
 
-_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"})
-"""Calls of programs, in whose place the programs can stand."""
-
-_SPREAD = "broadcast_in_dim"
-_COUNTED = "iota"
-_BARRIER = "optimization_barrier"
-
-
-class _Operation(NamedTuple):
-    """An operation of the flat program: operands are literals or numbers of values, results numbers of values."""
-
-    eqn: Any
-    operands: tuple[Any, ...]
-    results: tuple[int, ...]
-
-
-class _Flat(NamedTuple):
-    """A program in which no program is called, and nothing is computed twice."""
-
-    operations: list[_Operation]
-    arrays: dict[int, Any]
-    results: list[Any]
-    types: dict[int, Any]
+_SPREAD, _COUNTED = "broadcast_in_dim", "iota"
 
 
 class Recipe(NamedTuple):
@@ -80,15 +56,21 @@ class Recipe(NamedTuple):
     outputs: list[Any]
     structure: Any
 
-    def made(self, sources: Sequence[Array], scalars: Sequence[Array], counted: Callable[[int], Array]) -> PyTree[Array]:
+    def made(
+        self,
+        sources: Sequence[Array],
+        scalars: Sequence[Array],
+        shape: tuple[int, ...],
+        counted: Callable[[int], Array],
+    ) -> PyTree[Array]:
         """The row, of blocks.
 
         Args:
-            sources: blocks of the sources, all of one shape.
+            sources: blocks of the sources.
             scalars: the scalars, or arrays that broadcast with the blocks.
+            shape: of the blocks.
             counted: for an axis of the leaf, where along it each entry of the block lies.
         """
-        shape = sources[0].shape
         values = [*sources, *scalars]
 
         def read(operand: Any) -> Any:
@@ -100,7 +82,7 @@ class Recipe(NamedTuple):
                 values.append(counted(params["dimension"]).astype(params["dtype"]))
             elif primitive.name == _SPREAD:
                 values.append(jnp.broadcast_to(given[0], shape))
-            elif primitive.name == _BARRIER:
+            elif primitive.name == BARRIER:
                 values.append(jax.lax.optimization_barrier(given[0]))
             else:
                 given = [jnp.broadcast_to(each, shape) if jnp.ndim(each) else each for each in given]
@@ -108,158 +90,111 @@ class Recipe(NamedTuple):
         return jax.tree.unflatten(self.structure, list(map(read, self.outputs)))
 
 
-class _Constant(NamedTuple):
-    """A literal operand, compared by its bits."""
+class Recipes(NamedTuple):
+    """The recipes of some rows, for any arrays of the same shapes.
 
-    dtype: Any
-    bits: Any
-    shape: tuple[int, ...]
+    Attributes:
+        flat: the program that makes the rows.
+        drafts: recipes whose sources and scalars are numbers of its values.
+        known: for each leaf of what is known afterwards the value that it is, or None.
+    """
 
-    @property
-    def value(self) -> Any:
-        return np.frombuffer(self.bits, self.dtype).reshape(self.shape)[()]
+    flat: FlatProgram
+    drafts: list[Recipe]
+    known: list[int | None]
+
+    def of(self, arguments: tuple[Any, ...], after: Any) -> list[Recipe]:
+        """The recipes for arguments, and what is known after them."""
+        arrays = self.flat.consts | dict(zip(self.flat.inputs, jax.tree.leaves(arguments), strict=True))
+        for place, leaf in zip(self.known, jax.tree.leaves(after), strict=True):
+            if place is not None:
+                arrays[place] = leaf
+        values = computed(self.flat, arrays, [place for draft in self.drafts for place in (*draft.sources, *draft.scalars)])
+        return [
+            draft._replace(**{side: [values[place] for place in getattr(draft, side)] for side in ("sources", "scalars")})
+            for draft in self.drafts
+        ]
 
 
-def recipes(
-    fun: Callable[..., tuple[Sequence[PyTree[Array]], Any]], arguments: tuple[Any, ...], after: Any
-) -> list[Recipe]:
-    """Recipes for rows of arrays.
+def recipes(fun: Callable[..., tuple[Sequence[PyTree[Array]], Any]], arguments: tuple[Any, ...]) -> Recipes:
+    """Recipes for rows of arrays. Where an array can only be made as a whole it is among the sources.
 
     Args:
-        fun: returns rows, and a tree of which `after` holds the values; traceable. Each row is a tree of arrays, those of the
-            shape of its first and single numbers.
+        fun: returns rows, and a tree of what is known afterwards; traceable. Each row is a tree of arrays, those of the shape
+            of its first and single numbers.
         arguments: of it, arrays in trees.
-        after: what is known of its second result, and need not be computed.
 
-    Returns:
-        A recipe for each row. Where an array can only be made as a whole it is among the sources.
+    Example:
+        >>> def update(gradient, trace):
+        ...     trace = 0.5 * trace + gradient
+        ...     return [(-0.1 * trace,)], trace
+        >>> nothing, trace = jnp.full(3, jnp.nan), jnp.arange(3.0)
+        >>> (recipe,) = recipes(update, (nothing, nothing)).of((nothing, nothing), trace)
+        >>> recipe.made([trace[1:]], [], (2,), None)[0].round(2).tolist()
+        [-0.10000000149011612, -0.20000000298023224]
     """
     closed, shapes = jax.make_jaxpr(fun, return_shape=True)(*arguments)
-    flat = _flattened(closed, jax.tree.leaves(arguments))
+    flat = flattened(closed)
     count = len(jax.tree.leaves(shapes[0]))
-    inputs = set(flat.arrays)
-    for place, leaf in zip(flat.results[count:], jax.tree.leaves(after), strict=True):
-        if isinstance(place, int) and place not in inputs:
-            flat.arrays[place] = leaf
-    by_entry = _made_by_entry(flat)
+    given = {*flat.inputs, *flat.consts}
+    known = [place if isinstance(place, int) and place not in given else None for place in flat.results[count:]]
+    at_hand = given | {place for place in known if place is not None}
+    by_entry = _made_by_entry(flat, at_hand)
+    made_by = {result: operation for operation in flat.operations for result in operation.results}
     results = iter(flat.results[:count])
     drafts = []
     for row in shapes[0]:
         leaves, structure = jax.tree.flatten(row)
-        drafts.append(_draft(flat, [next(results) for _ in leaves], structure, leaves[0].shape, by_entry))
-    wanted = [place for draft in drafts for place in (*draft.sources, *draft.scalars)]
-    values = _computed(flat, wanted)
-    return [
-        draft._replace(sources=[values[place] for place in draft.sources], scalars=[values[place] for place in draft.scalars])
-        for draft in drafts
-    ]
+        outputs = [next(results) for _ in leaves]
+        drafts.append(_draft(flat, outputs, structure, leaves[0].shape, by_entry, at_hand, made_by))
+    return Recipes(flat, drafts, known)
 
 
-def _flattened(closed: Any, arguments: Sequence[Any]) -> _Flat:
-    flat, known = _Flat([], {}, [], {}), {}
-    count = iter(range(1 << 60))
-
-    def named(type_: Any) -> int:
-        number = next(count)
-        flat.types[number] = type_
-        return number
-
-    def given(variables: Sequence[Any], values: Sequence[Any]) -> dict[Any, int]:
-        found = {}
-        for variable, value in zip(variables, values, strict=True):
-            found[variable] = named(variable.aval)
-            flat.arrays[found[variable]] = value
-        return found
-
-    def walk(jaxpr: Any, names: dict[Any, Any]) -> list[Any]:
-        def read(atom: Any) -> Any:
-            return _constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
-
-        for eqn in jaxpr.eqns:
-            operands = tuple(map(read, eqn.invars))
-            inner = own_program(eqn) if eqn.primitive.name in _CALLS else None
-            if inner is not None:
-                held = given(inner.jaxpr.constvars, inner.consts)
-                names |= zip(eqn.outvars, walk(inner.jaxpr, held | dict(zip(inner.jaxpr.invars, operands, strict=True))), strict=True)
-                continue
-            if eqn.primitive.name == _BARRIER:  # of several values, one at a time
-                made = [named(variable.aval) for variable in eqn.outvars]
-                flat.operations.extend(_Operation(eqn, (one,), (two,)) for one, two in zip(operands, made, strict=True))
-                names |= zip(eqn.outvars, made, strict=True)
-                continue
-            key = _key(eqn, operands)
-            results = known.get(key)
-            if results is None:
-                results = tuple(named(variable.aval) for variable in eqn.outvars)
-                flat.operations.append(_Operation(eqn, operands, results))
-                if key is not None:
-                    known[key] = results
-            names |= zip(eqn.outvars, results, strict=True)
-        return list(map(read, jaxpr.outvars))
-
-    names = given(closed.jaxpr.constvars, closed.consts) | given(closed.jaxpr.invars, arguments)
-    return flat._replace(results=walk(closed.jaxpr, names))
-
-
-def _constant(value: Any, aval: Any) -> Any:
-    array = np.asarray(value, aval.dtype)
-    return _Constant(array.dtype, array.tobytes(), array.shape)
-
-
-def _key(eqn: Any, operands: tuple[Any, ...]) -> Any:
-    """What equal operations have in common; None where that is not known."""
-    if eqn.effects:
-        return None
-    key = eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda item: item[0])), operands
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _made_by_entry(flat: _Flat) -> set[int]:
+def _made_by_entry(flat: FlatProgram, at_hand: set[int]) -> set[int]:
     """The values that are at hand, or follow entry by entry from arrays of their own shape that are, and single numbers."""
-    found = set(flat.arrays)
+    found = set(at_hand)
     for operation in flat.operations:
         if not operation.results or any(result in found for result in operation.results):
             continue
-        shape = _shape(operation.results[0], flat)
+        shape = shape_of(operation.results[0], flat)
         if shape == () or _follows(operation, shape, flat, found):
             found |= set(operation.results)
     return found
 
 
-def _follows(operation: _Operation, shape: Any, flat: _Flat, found: set[int]) -> bool:
+def _follows(operation: Operation, shape: Any, flat: FlatProgram, found: set[int]) -> bool:
     name = operation.eqn.primitive.name
-    operands = [(_shape(operand, flat), operand) for operand in operation.operands]
+    operands = [(shape_of(operand, flat), operand) for operand in operation.operands]
     if name == _SPREAD:
         return operands[0][0] == ()
     if name == _COUNTED:
         return not operands
-    if name not in _BY_ENTRY or any(_shape(result, flat) != shape for result in operation.results):
+    if name not in _BY_ENTRY or any(shape_of(result, flat) != shape for result in operation.results):
         return False
     return all(each == () or (each == shape and operand in found) for each, operand in operands)
 
 
-def _shape(operand: Any, flat: _Flat) -> Any:
-    return getattr(flat.types[operand], "shape", None) if isinstance(operand, int) else operand.shape
-
-
-def _draft(flat: _Flat, outputs: list[Any], structure: Any, shape: tuple[int, ...], by_entry: set[int]) -> Recipe:
+def _draft(
+    flat: FlatProgram,
+    outputs: list[Any],
+    structure: Any,
+    shape: tuple[int, ...],
+    by_entry: set[int],
+    at_hand: set[int],
+    made_by: dict[int, Operation],
+) -> Recipe:
     """A recipe whose sources and scalars are numbers of values."""
-    made_by = {result: operation for operation in flat.operations for result in operation.results}
     sources: dict[int, None] = {}
     scalars: dict[int, None] = {}
-    operations: dict[int, _Operation] = {}
+    operations: dict[int, Operation] = {}
     waiting = [operand for operand in outputs if isinstance(operand, int)]
     while waiting:
         place = waiting.pop()
         if place in sources or place in scalars or place in operations:
             continue
-        if shape != () and _shape(place, flat) == ():
+        if shape != () and shape_of(place, flat) == ():
             scalars[place] = None
-        elif shape == () or place in flat.arrays or place not in by_entry:
+        elif shape == () or place in at_hand or place not in by_entry:
             sources[place] = None
         else:
             operations[place] = made_by[place]
@@ -283,37 +218,6 @@ def _draft(flat: _Flat, outputs: list[Any], structure: Any, shape: tuple[int, ..
 
 def _signature(primitive: Any, params: dict[str, Any]) -> Any:
     """The parameters of an operation, but for the shape."""
-    return tuple((name, repr(value)) for name, value in sorted(params.items()) if primitive.name in _BY_ENTRY or name != "shape")
-
-
-def _computed(flat: _Flat, wanted: Sequence[int]) -> dict[int, Any]:
-    """Values of the flat program, made of the arrays at hand by the operations that lead to them."""
-    values: dict[int, Any] = {place: flat.arrays[place] for place in wanted if place in flat.arrays}
-    needed = {place for place in wanted if place not in values}
-    operations = []
-    for operation in reversed(flat.operations):
-        if any(result in needed for result in operation.results):
-            operations.append(operation)
-            for operand in operation.operands:
-                if isinstance(operand, int):
-                    if operand in flat.arrays:
-                        values[operand] = flat.arrays[operand]
-                    else:
-                        needed.add(operand)
-    for operation in reversed(operations):
-        given = [values[operand] if isinstance(operand, int) else operand.value for operand in operation.operands]
-        values |= zip(operation.results, _evaluated(operation.eqn, given), strict=True)
-    return values
-
-
-def _evaluated(eqn: Any, given: list[Any]) -> Sequence[Any]:
-    """The results of one operation."""
-    if eqn.primitive.name == _BARRIER:
-        return [jax.lax.optimization_barrier(given[0])]
-    if not has_programs(eqn):
-        made = eqn.primitive.bind(*given, **eqn.params)
-        return made if eqn.primitive.multiple_results else [made]
-    pairs = [(atom, value) for atom, value in zip(eqn.invars, given, strict=True) if not isinstance(atom, Literal)]
-    own = dict(pairs)
-    alone = Jaxpr((), list(own), eqn.outvars, [eqn], eqn.effects)
-    return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*own.values())
+    return tuple(
+        (name, repr(value)) for name, value in sorted(params.items()) if primitive.name in _BY_ENTRY or name != "shape"
+    )

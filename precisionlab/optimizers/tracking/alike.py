@@ -11,6 +11,7 @@ from precisionlab._typing import PyTree
 
 __all__ = ["axes_of", "of_each"]
 
+
 def axes_of(*arrays: Any) -> tuple[str, ...]:
     """The mesh axes along which these arrays differ inside `jax.shard_map`; none elsewhere."""
     return tuple(sorted({axis for array in arrays for axis in jax.typeof(array).manual_axis_type.varying}))

@@ -41,29 +41,18 @@ class Block(NamedTuple):
     Attributes:
         leaf: for each row the number of its leaf among those of the plan.
         start: for each row the place of its first entry in the leaf, in row-major order.
-        low: for each row the first place that no other block has.
-        size: for each row the entries of its leaf.
-        parts: parts of `ENTRIES` in a row.
+        real: which entries are neither padding nor another block's too.
     """
 
     leaf: Int[Array, " rows"]
     start: Int[Array, " rows"]
-    low: Int[Array, " rows"]
-    size: Int[Array, " rows"]
-    parts: int
+    real: Bool[Array, "rows parts 240"]
 
     @property
     def place(self) -> Int[Array, "rows parts 240"]:
         """Where in its leaf each entry lies."""
-        shape = len(self.leaf), self.parts, ENTRIES
-        part, entry = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (1, 2))
+        part, entry = (jax.lax.broadcasted_iota(jnp.int32, self.real.shape, axis) for axis in (1, 2))
         return self.spread(self.start) + part * ENTRIES + entry
-
-    @property
-    def real(self) -> Bool[Array, "rows parts 240"]:
-        """Which entries are neither padding nor another block's too."""
-        place = self.place
-        return (place >= self.spread(self.low)) & (place < self.spread(self.size))
 
     def spread(self, column: Array) -> Array:
         """A number for each row, as an array that broadcasts with the blocks."""
@@ -197,15 +186,22 @@ def in_blocks(
     shape, size = (cut.height, cut.parts, ENTRIES), cut.height * cut.row
     sizes = cut.sizes[cut.leaf]
 
-    def made(blocks: Sequence[Array], *rows: Array) -> PyTree[Array]:
-        block = Block(*rows, cut.parts)
+    def made(blocks: Sequence[Array], leaf: Array, start: Array, low: Array, size: Array) -> PyTree[Array]:
+        block = Block(leaf, start, jnp.ones(shape, bool))
+
+        def within() -> Array:
+            return (block.place >= block.spread(low)) & (block.place < block.spread(size))
+
+        # Of most blocks everything. By a branch, since compilers would look it up anew for each entry and use.
+        every = jnp.all((start >= low) & (start + cut.row <= size))
+        block = block._replace(real=jax.lax.cond(every, lambda: jnp.ones(shape, bool), within))
 
         def counted(axis: int) -> Array:
             stride, length = (block.spread(jnp.asarray(strides[:, axis, side])[block.leaf]) for side in (0, 1))
             return block.place // stride % length
 
         given = [scalar if jnp.ndim(scalar) == 0 else block.spread(scalar[block.leaf]) for scalar in scalars]
-        return found(recipes[0].made([each.reshape(shape) for each in blocks], given, counted), block)
+        return found(recipes[0].made([each.reshape(shape) for each in blocks], given, shape, counted), block)
 
     tables = [table.astype(np.int32) for table in (cut.leaf, cut.start, cut.low, sizes)]
     if not looped:

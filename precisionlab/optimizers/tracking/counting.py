@@ -20,7 +20,7 @@ from precisionlab.numerics.rounding import joined_format, round_carrier, round_t
 from precisionlab.optimizers.meaning.recipes import Recipe
 from precisionlab.optimizers.sums import in_one_carrier
 from precisionlab.optimizers.tracking.arriving import CORNER
-from precisionlab.optimizers.tracking.blocks import Block, Plan, by_leaf, first_of, in_blocks, plan
+from precisionlab.optimizers.tracking.blocks import Block, by_leaf, first_of, in_blocks, plan
 from precisionlab.optimizers.tracking.floors import above_floor
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
 from precisionlab.stagnation.counting import Case
@@ -28,6 +28,7 @@ from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.rows import RowCounts, columns, count_rows, tally_of
 
 __all__ = ["Counted", "count_leaves"]
+
 
 class Counted(NamedTuple):
     """What was found in some leaves; every array has an axis of leaves in front.

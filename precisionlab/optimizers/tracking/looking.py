@@ -37,6 +37,8 @@ from precisionlab.stagnation.packing import PackedTallies, pack_rows
 
 __all__ = ["Looked", "look", "look_in_blocks", "nothing_seen"]
 
+_SUMS = "update_mass", "stagnated_mass", "moved_along", "update_square"
+
 
 class Looked(NamedTuple):
     """Packed tallies of the leaves: of the storage itself, and by format for each way of rounding."""
@@ -134,15 +136,13 @@ def nothing_seen(count: int, dtype: Any, tree: Any, formats: Mapping[str, Format
         formats: the formats asked about.
         wanted: what else to tell.
     """
-    own = None if count == 0 else _zeros(count, dtype)
-    return _looked(own, [own] * len(formats), [own] * len(formats), tree, formats, wanted)
-
-
-def _zeros(count: int, dtype: Any) -> Tally:
-    none, mass = jnp.zeros(count, jnp.int32), jnp.zeros(count, dtype)
-    counts = dict.fromkeys(Tally._fields, none)
-    sums = dict.fromkeys(("update_mass", "stagnated_mass", "moved_along", "update_square"), mass)
-    return Tally(**(counts | sums | {"histogram": jnp.zeros((count, BINS), jnp.int32)}))
+    none = np.zeros(count, np.int32)
+    fields = dict.fromkeys(Tally._fields, none) | dict.fromkeys(_SUMS, np.zeros(count, dtype))
+    own = Tally(**(fields | {"histogram": np.zeros((count, BINS), np.int32)})) if count else None
+    every = [own] * len(formats)
+    shapes = jax.eval_shape(lambda: _looked(own, every, every, tree, formats, wanted))
+    # Handed over rather than computed: nothing has to be compiled.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 def _of_nothing(like: Counted, count: int) -> Counted:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -28,13 +29,13 @@ from precisionlab.stagnation.packing import PackedTallies
 __all__ = [
     "Asked",
     "Event",
+    "Weighed",
     "floating",
     "in_blocks_of",
     "look_at_nothing",
     "look_at_state",
     "look_at_weights",
     "told_leaves",
-    "Weighed",
     "weights_and_updates",
 ]
 
@@ -109,21 +110,25 @@ def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Lo
     """
     weights = jax.tree.leaves(floating(params))
     kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(state))
-    mine = _nothing(asked, floating(params), weights, Wanted(asked.detail, kept=kept))
+    mine = _nothing(asked, floating(params), Wanted(asked.detail, kept=kept), {_carrier(leaf) for leaf in weights})
     if asked.state is False:
         return mine, None
     places = zip(state_leaves(state), jax.tree.leaves(state), strict=True)
     leaves = [leaf if place is not None and _told(asked, place) else None for place, leaf in places]
-    tree = jax.tree.unflatten(jax.tree.structure(state), leaves)
-    return mine, _untreed(_nothing(asked, tree, [leaf for leaf in leaves if leaf is not None], _STATE))
+    carriers = {"float64" if asked.state else _carrier(leaf) for leaf in leaves if leaf is not None}
+    return mine, _untreed(_nothing(asked, jax.tree.unflatten(jax.tree.structure(state), leaves), _STATE, carriers))
 
 
-def _nothing(asked: Asked, tree: Any, leaves: Sequence[Array], wanted: Wanted) -> Looked:
-    carriers = {widened(leaf).dtype.name for leaf in leaves}
+def _nothing(asked: Asked, tree: Any, wanted: Wanted, carriers: set[str]) -> Looked:
     for carrier, fmt in itertools.product(sorted(carriers), asked.formats.values()):
         require_fits(fmt, CARRIERS[carrier], "round_to")
-    dtype = jnp.result_type(*carriers) if carriers else jnp.float32
-    return nothing_seen(len(leaves), dtype, tree, asked.formats, wanted)
+    widest = jnp.float64 if "float64" in carriers and wanted.detail else jnp.float32
+    return nothing_seen(len(jax.tree.leaves(tree)), widest, tree, asked.formats, wanted)
+
+
+def _carrier(leaf: Any) -> str:
+    """The carrier in which a leaf is counted."""
+    return "float64" if jax.dtypes.canonicalize_dtype(leaf.dtype) == np.float64 else "float32"
 
 
 def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyArray) -> Weighed:
@@ -151,7 +156,8 @@ def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyAr
         mine = Event(params, given, updates, before, after, event.extra)
         return _weight_rows(asked, mine, gradients), after
 
-    made = recipes(rows_of, (event.given, event.before, event.params), event.after)
+    arguments = event.given, event.before, event.params
+    made = recipes(rows_of, arguments).of(arguments, event.after)
     looked, nonzero, corners = look_in_blocks(_weight_sight, made, structure, asked.formats, key, wanted)
     return Weighed(looked, nonzero, departed_from(arrival, leaves, corners))
 
@@ -236,7 +242,7 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
         arguments = event.given, event.before, event.params, event.after
         mine = [leaf for leaf, mark in zip(old, told, strict=True) if mark]
         if in_blocks_of(event, mine):
-            made = iter(recipes(rows_of, arguments, ()))
+            made = iter(recipes(rows_of, arguments).of(arguments, ()))
             rows: list[Any] = [next(made) if mark else None for mark in told]
             return _untreed(look_in_blocks(_state_sight, rows, structure, asked.formats, key, _STATE)[0])
         found = iter(rows_of(*arguments)[0])
