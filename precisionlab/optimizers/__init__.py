@@ -24,6 +24,7 @@ from precisionlab.optimizers.cures.grid import RoundParamsState, round_params
 from precisionlab.optimizers.cures.masters import MasterWeightsState, master_weights
 from precisionlab.optimizers.cures.moments import RoundStateState, round_state
 from precisionlab.optimizers.sums import apply_updates, stored_sum
+from precisionlab.optimizers.tracking.observing import observer
 from precisionlab.optimizers.tracking.track import MisplacedWarning, Record, StateRecord, TrackState, stagnation, track
 from precisionlab.optimizers.widening import in_float32
 
@@ -43,6 +44,7 @@ __all__ = [
     "in_float32",
     "kahan",
     "master_weights",
+    "observer",
     "round_params",
     "round_state",
     "stagnation",

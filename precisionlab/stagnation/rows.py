@@ -123,8 +123,8 @@ def _reduced(words: list[Array], extremes: list[Array]) -> tuple[Array, Array | 
     starts = (*[np.uint32(0)] * len(words), *[np.int32(NO_GAP)] * len(extremes))
     combine = combining((*[operator.add] * len(words), *[jnp.minimum] * len(extremes)))
     made = jax.lax.reduce((*words, *extremes), starts, combine, (words[0].ndim - 1,))
-    bytes_ = np.arange(_WORD, dtype=np.uint32) * 8
-    parts = (jnp.stack(made[: len(words)], -1)[..., None] >> bytes_) & np.uint32(255)
+    stacked = jnp.stack(made[: len(words)], -1)[..., None]
+    parts = (stacked >> (8 * jax.lax.broadcasted_iota(np.uint32, (1, 1, 1, _WORD), 3))) & np.uint32(255)
     counts = jnp.sum(parts.astype(jnp.int32), 1, dtype=jnp.int32).reshape(len(parts), -1)
     return counts, jnp.min(jnp.stack(made[len(words) :], -1), 1) if extremes else None
 

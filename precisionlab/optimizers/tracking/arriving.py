@@ -18,7 +18,17 @@ from precisionlab.numerics.grids import ulp
 from precisionlab.optimizers.sums import stored_sum
 from precisionlab.optimizers.tracking.alike import axes_of
 
-__all__ = ["CORNER", "Arrival", "arrived", "departed", "departed_from", "misplacement", "start_arrival"]
+__all__ = [
+    "CORNER",
+    "Arrival",
+    "arrived",
+    "chosen_corners",
+    "corners",
+    "corners_now",
+    "departed",
+    "misplacement",
+    "start_arrival",
+]
 
 CORNER = 8
 """Entries of a leaf that are remembered."""
@@ -51,26 +61,40 @@ def start_arrival(weights: list[Array]) -> Arrival:
     return Arrival(before, update, expected, jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.float32(1))
 
 
-def departed(arrival: Arrival, weights: list[Array], updates: list[Array]) -> Arrival:
-    """Remember where these updates should lead."""
+def corners(weights: list[Array], updates: list[Array]) -> Float[Array, "3 entries"]:
+    """The first entries of the first row of each leaf: what is stored, what is added, and their sum."""
     rows = [(_corner(leaf), _corner(step)) for leaf, step in zip(weights, updates, strict=True) if leaf.size]
-    before, update, expected = (_together(fun, rows) for fun in (lambda w, _: w, lambda _, u: u, stored_sum))
-    return arrival._replace(before=before, update=update, expected=expected, pending=jnp.bool_(True))
+    return jnp.stack([_together(fun, rows) for fun in (lambda w, _: w, lambda _, u: u, stored_sum)])
 
 
-def departed_from(arrival: Arrival, weights: list[Array], corners: Array) -> Arrival:
-    """The same, of the first entries of each weight, its update and their sum: (leaves, 3, `CORNER`)."""
+def chosen_corners(weights: list[Array], first: Float[Array, "leaves 3 entries"]) -> Float[Array, "3 entries"]:
+    """The same, of the first `CORNER` entries of each leaf."""
     places = [number * CORNER + entry for number, leaf in enumerate(weights) for entry in range(_count(leaf))]
-    before, update, expected = jnp.moveaxis(corners, 1, 0).reshape(3, -1)[:, np.array(places, np.int32)]
+    return jnp.moveaxis(first, 1, 0).reshape(3, -1)[:, np.array(places, np.int32)]
+
+
+def corners_now(weights: list[Array]) -> Float[Array, " entries"]:
+    """The first entries of the first row of each leaf."""
+    return _together(lambda corner: corner, [(_corner(leaf),) for leaf in weights if leaf.size])
+
+
+def departed(arrival: Arrival, found: Float[Array, "3 entries"]) -> Arrival:
+    """Remember where these updates should lead."""
+    before, update, expected = found
     return arrival._replace(before=before, update=update, expected=expected, pending=jnp.bool_(True))
 
 
-def arrived(arrival: Arrival, weights: list[Array]) -> Arrival:
-    """Compare the weights with what was remembered, if anything was."""
+def arrived(arrival: Arrival, weights: list[Array], now: Float[Array, " entries"]) -> Arrival:
+    """Compare the weights with what was remembered, if anything was.
+
+    Args:
+        arrival: what was remembered.
+        weights: the weights, of which only shapes and dtypes matter.
+        now: their first entries.
+    """
     weights = [leaf for leaf in weights if leaf.size]
     if not weights:
         return arrival
-    now = _together(lambda corner: corner, [(_corner(leaf),) for leaf in weights])
     # Compilers may contract a product into the sum, or leave out a rounding before it: one unit in the last place of the
     # largest number that took part is no other place.
     sizes = jnp.maximum(jnp.abs(arrival.before), jnp.maximum(jnp.abs(arrival.update), jnp.abs(arrival.expected)))

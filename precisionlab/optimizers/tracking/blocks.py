@@ -106,7 +106,7 @@ def plan(sizes: Sequence[int], *, looped: bool) -> Plan:
     Example:
         >>> made = plan([100_000, 240, 1], looped=True)
         >>> made.parts, made.height, made.which.tolist()
-        (4, 27, [0, 0, 0, 0, -1])
+        (4, 21, [0, 0, 0, 0, 0, -1])
     """
     entries = np.asarray(sizes, np.int64)
     parts = _LONG if entries.sum() >= _MANY else _PARTS

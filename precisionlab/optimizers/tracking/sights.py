@@ -19,7 +19,7 @@ from precisionlab.optimizers.meaning.meant import Leaf, meant_state, state_leave
 from precisionlab.optimizers.meaning.recipes import recipes
 from precisionlab.optimizers.roundings import Placed, numbers_of, reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
-from precisionlab.optimizers.tracking.arriving import Arrival, departed, departed_from
+from precisionlab.optimizers.tracking.arriving import chosen_corners, corners
 from precisionlab.optimizers.tracking.looking import Looked, look, look_in_blocks, nothing_seen
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
 from precisionlab.optimizers.tracking.storing import grids_of_weights
@@ -94,12 +94,12 @@ class Weighed(NamedTuple):
     Attributes:
         looked: the fates of the updates.
         gradients: for each floating leaf how many entries of its gradient are not zero.
-        arrival: where the weights should be after this update.
+        corners: the first entries of each floating leaf: what is stored, what is added, and their sum.
     """
 
     looked: Looked
     gradients: Array
-    arrival: Arrival
+    corners: Array
 
 
 def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Looked, Looked | None]:
@@ -131,13 +131,12 @@ def _carrier(leaf: Any) -> str:
     return "float64" if jax.dtypes.canonicalize_dtype(leaf.dtype) == np.float64 else "float32"
 
 
-def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyArray) -> Weighed:
+def look_at_weights(asked: Asked, event: Event, key: PRNGKeyArray) -> Weighed:
     """The fates of the updates, as they were before any rounding of ours inside the optimizer.
 
     Args:
         asked: what is asked.
         event: the update; where leaves are looked at in blocks what it gave is made again.
-        arrival: what is remembered of the update before.
         key: of stochastic rounding.
     """
     weights = floating(event.params)
@@ -149,7 +148,7 @@ def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyAr
         rows = _weight_rows(asked, event, None)
         looked = look(_weight_sight, rows, structure, asked.formats, key, wanted)
         steps = jax.tree.leaves(weights_and_updates(event.params, event.updates)[1])
-        return Weighed(looked, nonzero_entries(gradients), departed(arrival, leaves, steps))
+        return Weighed(looked, nonzero_entries(gradients), corners(leaves, steps))
 
     def rows_of(given: Any, before: Any, params: Any) -> tuple[Any, Any]:
         updates, after = asked.optimizer.update(given, before, params, **event.extra)
@@ -158,8 +157,8 @@ def look_at_weights(asked: Asked, event: Event, arrival: Arrival, key: PRNGKeyAr
 
     arguments = event.given, event.before, event.params
     made = recipes(rows_of, arguments).of(arguments, event.after)
-    looked, nonzero, corners = look_in_blocks(_weight_sight, made, structure, asked.formats, key, wanted)
-    return Weighed(looked, nonzero, departed_from(arrival, leaves, corners))
+    looked, nonzero, first = look_in_blocks(_weight_sight, made, structure, asked.formats, key, wanted)
+    return Weighed(looked, nonzero, chosen_corners(leaves, first))
 
 
 def in_blocks_of(event: Event, leaves: Sequence[Any]) -> bool:
