@@ -20,8 +20,9 @@ from precisionlab.numerics.rounding import joined_format, round_carrier, round_t
 from precisionlab.optimizers.meaning.recipes import Recipe
 from precisionlab.optimizers.sums import in_one_carrier
 from precisionlab.optimizers.tracking.arriving import CORNER
-from precisionlab.optimizers.tracking.blocks import Block, by_leaf, first_of, in_blocks, plan
+from precisionlab.optimizers.tracking.blocks import Block, in_blocks
 from precisionlab.optimizers.tracking.floors import above_floor
+from precisionlab.optimizers.tracking.plans import by_leaf, first_of, plan
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
 from precisionlab.stagnation.counting import Case
 from precisionlab.stagnation.fates import NO_GAP, Tally

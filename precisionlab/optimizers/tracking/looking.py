@@ -107,8 +107,7 @@ def look_in_blocks(
     full = [number for number, (_, recipe) in enumerate(seen) if np.prod(recipe.shape)]
     words = key_words(_keys(key, [seen[number][0] for number in full], len(formats)))
     mine = [seen[number][1] for number in full]
-    looped = jax.default_backend() == "cpu"  # elsewhere the host would have to wait for each branch
-    groups = count_leaves(saw, mine, formats, words, wanted, looped=looped)
+    groups = count_leaves(saw, mine, formats, words, wanted, looped=_looped())
     numbers = [full[number] for group, _ in groups for number in group]
     parts = [counted for _, counted in groups]
     empty = sorted({*range(len(seen))} - {*full})
@@ -143,6 +142,11 @@ def nothing_seen(count: int, dtype: Any, tree: Any, formats: Mapping[str, Format
     shapes = jax.eval_shape(lambda: _looked(own, every, every, tree, formats, wanted))
     # Handed over rather than computed: nothing has to be compiled.
     return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
+
+
+def _looped() -> bool:
+    """Whether blocks are made in a loop. On an accelerator the host would have to wait for each of its branches."""
+    return jax.default_backend() == "cpu"
 
 
 def _of_nothing(like: Counted, count: int) -> Counted:
