@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.policy import PLACEMENTS
 from precisionlab.experiments.manifold import directions, drift, margins, theorem
+from precisionlab.experiments.manifold.nets import DATA, Net
 from precisionlab.experiments.manifold.settings import PRECISIONS
 from precisionlab.experiments.manifold.worlds import NETWORKS
 from precisionlab.problems.fitting import SMOOTH
 
 __all__ = ["ManifoldConfig"]
 
-_DATA = ("generic", "digits")
 _DENSE = 2000
 
 
@@ -51,7 +51,7 @@ class ManifoldConfig:
     """
 
     worlds: tuple[str, ...] = NETWORKS
-    data: tuple[str, ...] = _DATA
+    data: tuple[str, ...] = DATA
     seeds: int = 16
     first_seed: int = 100
     deciding: int = 16
@@ -81,7 +81,7 @@ class ManifoldConfig:
         nets = (*theorem.SMOOTH, *theorem.CONTROLS)
         known = (
             ("worlds", NETWORKS),
-            ("data", _DATA),
+            ("data", DATA),
             ("placements", tuple(PLACEMENTS)),
             ("nets", nets),
             ("forms", tuple(margins.LOSSES)),
@@ -135,3 +135,11 @@ class ManifoldConfig:
             raise ValueError(f"steps is {self.steps}; it must be a power of two of at least 2048.")
         if self.coarser not in (0, 1, 2):
             raise ValueError(f"coarser is {self.coarser}; allowed are 0, 1 and 2.")
+
+    def net(self, data: str) -> Net:
+        """The net that is trained, on one of the data.
+
+        Args:
+            data: one of `nets.DATA`.
+        """
+        return Net(self.points, inputs=self.inputs, hidden=self.hidden, activation=self.activation, data=data)

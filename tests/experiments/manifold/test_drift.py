@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from precisionlab import BFLOAT16, nearest_even, stochastic
 from precisionlab.experiments.common.measured import Measured, on_other_data, taken_apart
 from precisionlab.experiments.manifold import drift, drift_law, hyperbola
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
 from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola, drift_figure, hyperbola_figure
 from precisionlab.experiments.manifold.settings import Setting, float_arms
@@ -322,7 +323,7 @@ def test_stochastic_rounding_and_two_values_can_fail_too():
 
 @pytest.mark.slow
 def test_nets_drift_as_predicted():
-    found = drift.measure(range(3), points=3, inputs=2, hidden=5, bits=(5, 12, 53), steps=512)
+    found = drift.measure(range(3), net=Net(points=3, inputs=2, hidden=5), bits=(5, 12, 53), steps=512)
     for name, array in found.arrays.items():
         assert array.values.shape == tuple(len(found.coords[dim]) for dim in array.dims), name
     assert taken_apart(found)["drift", ""].arrays.keys() == found.arrays.keys()
@@ -358,7 +359,7 @@ def test_bad_input_is_refused():
         drift.measure([0], steps=6)
     with pytest.raises(ValueError, match="decay above 0"):
         drift.measure([0], decay=0.0)
-    with pytest.raises(ValueError, match="one fit for each seed"):
+    with pytest.raises(ValueError, match="setting: got no seeds"):
         drift.measure([])
     with pytest.raises(ValueError, match="got no seeds"):
         hyperbola.measure([])
