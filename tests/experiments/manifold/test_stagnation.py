@@ -174,9 +174,7 @@ def test_unknown_arms_are_refused(given: Setting) -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return stagnation.measure(
-        range(3), net=NET, precisions=(4, 8), placements=("weights",), others=False, steps=2048
-    )
+    return stagnation.measure(range(3), net=NET, precisions=(4, 8), placements=("weights",), others=False, steps=2048)
 
 
 def values(measured: Measured, name: str) -> Any:
