@@ -15,7 +15,8 @@ from precisionlab.experiments.common.measured import Measured, on_other_data, ta
 from precisionlab.experiments.manifold import drift, drift_law, hyperbola
 from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
-from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola, drift_figure, hyperbola_figure
+from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola
+from precisionlab.experiments.manifold.pictures.figures import FIGURES
 from precisionlab.experiments.manifold.settings import Setting, float_arms
 from precisionlab.runs.results import Claim, Labelled, Result
 from tests import oracle
@@ -345,10 +346,13 @@ def test_figures_show_what_was_measured_and_say_what_was_not():
     world = a_drift({"gaussian": STEP})
     both = on_other_data(world, "digits")
     found = Measured({**world.coords, **both.coords}, {**world.arrays, **both.arrays})
-    made = Result("manifold", {}, found.coords, found.arrays)
-    figure = drift_figure(made)
-    assert [len(part.axes) for part in figure.subfigs] == [3, 3]
-    assert "not measured" in hyperbola_figure(made).texts[0].get_text()
+    made = Result("manifold", {"data": ("generic", "digits")}, found.coords, found.arrays)
+    drawn = {caption: draw(made) for caption, draw in FIGURES.items()}
+    told = [caption for caption, figure in drawn.items() if figure.axes]
+    assert told == ["Drift: what is left of it after zero loss, in nets"]
+    parts = drawn.pop(told[0]).subfigs
+    assert [(len(part.axes), part.get_suptitle()) for part in parts] == [(3, "random points"), (3, "digits")]
+    assert all("not measured" in figure.texts[0].get_text() for figure in drawn.values())
     plt.close("all")
 
 

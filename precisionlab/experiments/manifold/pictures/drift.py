@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from precisionlab.experiments.common.measured import Measured, taken_apart
+from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.common.panels import AMBER, BLUE, DOT, GREEN, PINK, VERMILION, finished
 from precisionlab.experiments.manifold.drift import WORLDS
 from precisionlab.experiments.manifold.hyperbola import NOISES
-from precisionlab.runs.results import Result
 
-__all__ = ["draw_drift", "draw_hyperbola", "drift_figure", "hyperbola_figure"]
+__all__ = ["draw_drift", "draw_hyperbola"]
 
 _WORDS = {
     "gaussian": (BLUE, "Gaussian label noise"),
@@ -22,29 +20,6 @@ _WORDS = {
 }
 _WIDEST = 15
 """Where 53 bits stand on an axis of bits."""
-
-
-def drift_figure(result: Result) -> Any:
-    """A figure of the drift in nets, one row for each of the data on which it was measured."""
-    return _figure(result, "drift", draw_drift, (13.0, 5.2))
-
-
-def hyperbola_figure(result: Result) -> Any:
-    """A figure of the drift in two weights."""
-    return _figure(result, "hyperbola", draw_hyperbola, (11.0, 5.2))
-
-
-def _figure(result: Result, name: str, draw: Any, size: tuple[float, float]) -> Any:
-    parts = [(data, part) for (of, data), part in taken_apart(Measured(result.coords, result.arrays)).items() if of == name]
-    figure = plt.figure(figsize=(size[0], size[1] * max(len(parts), 1)), layout="constrained")
-    if not parts:
-        figure.text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
-        return figure
-    for place, (data, part) in zip(figure.subfigures(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
-        draw(part, place)
-        if data:
-            place.suptitle({"generic": "random points", "digits": "digits"}[data])
-    return figure
 
 
 def draw_drift(measured: Measured, figure: Any) -> Any:
