@@ -54,9 +54,7 @@ def rounded_cumsum(
         key: a random key for stochastic modes, or None.
     """
     key = checked_key(how, mode, key, "rounded_cumsum")
-    axis = axis % x.ndim
-    exact = partial(lax.cumsum, axis=axis, reverse=reverse)
-    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, False), x)
+    return _accumulated(lax.cumsum, x, axis, reverse, how, mode, key)
 
 
 def rounded_prod(
@@ -76,9 +74,13 @@ def rounded_cumprod(
 ) -> Float[Array, "..."]:
     """Running products along an axis, each rounded to `accumulate`. The arguments are those of `rounded_cumsum`."""
     key = checked_key(how, mode, key, "rounded_cumprod")
+    return _accumulated(lax.cumprod, x, axis, reverse, how, mode, key)
+
+
+def _accumulated(exact: Any, x: Array, axis: int, reverse: bool, how: Accumulation, mode: Mode, key: Any) -> Array:
     axis = axis % x.ndim
-    exact = partial(lax.cumprod, axis=axis, reverse=reverse)
-    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
+    rounded = compiled_run((x,), how, mode, key, _running, axis, reverse, exact is lax.cumprod)
+    return with_exact_derivative(partial(exact, axis=axis, reverse=reverse), rounded, x)
 
 
 def _normal(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import below, equal
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_bits, some_seeds
 from precisionlab.experiments.manifold.drift_law import laws
 from precisionlab.experiments.manifold.hyperbola import sides
 from precisionlab.experiments.manifold.nets import Net
@@ -83,9 +84,8 @@ def measure(
     Raises:
         ValueError: for no seeds, bits or steps out of range, or what makes no fit.
     """
-    seeds, tell = [int(seed) for seed in seeds], progress or (lambda *_: None)
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or bits[0] < 3 or bits[-1] != 53:
-        raise ValueError(f"drift: bits are at least two, ascending, from 3, the last of them 53; got {list(bits)}.")
+    seeds, bits = some_seeds("drift", seeds), some_bits("drift", bits, real=True)
+    tell = progress or (lambda *_: None)
     if steps < _LOOKS or steps % _LOOKS:
         raise ValueError(f"drift: steps must be a positive multiple of {_LOOKS}; got {steps}.")
     if not 0 < size < np.inf or not 0 < decay < 1:

@@ -17,6 +17,7 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import equal
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import train_arms
 from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.settings import float_arms, residuals_of, setting
@@ -57,7 +58,7 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or format.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = some_seeds("floor", seeds)
     given = setting(net, seeds, distance=distance)
     found = train_arms(given, float_arms(precisions), steps=steps)
     spectra = [jacobian_spectrum(residuals_of(given.residuals, seed), given.minima[seed]) for seed in range(len(seeds))]

@@ -24,6 +24,7 @@ from precisionlab.arithmetic import simulate
 from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_bits, some_seeds
 from precisionlab.experiments.manifold.vanishing import LOSSES, PARTS, format_of, margin_of, parts_of, thresholds
 from precisionlab.numerics.formats import Format, stack_formats
 from precisionlab.runs.inference import slopes, tost
@@ -101,11 +102,7 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("margins: got no seeds; give at least one, such as range(16).")
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or min(bits) < 3 or max(bits) > 53:
-        raise ValueError(f"margins: bits are significand bits, at least two, ascending, from 3 to 53; got {list(bits)}.")
+    seeds, bits = some_seeds("margins", seeds), some_bits("margins", bits)
     if "log_softmax" not in forms or not set(forms) <= set(LOSSES):
         raise ValueError(f"margins: forms are from {', '.join(LOSSES)}, the first among them; got {list(forms)}.")
     if steps < 1 or further < 1:

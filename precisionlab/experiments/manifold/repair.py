@@ -30,6 +30,7 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import above, below, equal
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import train_arms, train_masked, visible
 from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.settings import Setting, float_arms, residuals_of, setting
@@ -76,7 +77,7 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or format.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = some_seeds("repair", seeds)
     tell = progress or (lambda *_: None)
     given = setting(net, seeds)
     formats = float_arms(precisions)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.nets import Net
 from precisionlab.landscape import jacobian_spectrum, reach_minima, split_spaces
 from precisionlab.landscape.vectors import in_float64
@@ -92,9 +93,7 @@ def setting(net: Net, seeds: Sequence[int], *, distance: float = 0.5) -> Setting
     Raises:
         ValueError: if there is no seed, or what makes no fit.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("setting: got no seeds; give at least one, such as range(16).")
+    seeds = some_seeds("setting", seeds)
     if not (np.isfinite(distance) and distance >= 0):
         raise ValueError(f"setting: distance must be a number, not negative; got {distance!r}.")
     residuals, found = minima_of(net, seeds)

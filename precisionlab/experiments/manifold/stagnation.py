@@ -33,6 +33,7 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import above, against, agreement, below, equal, finding, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import descend, train_arms
 from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.settings import (
@@ -101,7 +102,7 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or arm.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = some_seeds("stagnation", seeds)
     if not placements or placements[0] != "weights":
         raise ValueError(f'stagnation: placements must begin with "weights", whose spectra are taken; got {list(placements)}.')
     tell = progress or (lambda *_: None)

@@ -363,7 +363,7 @@ def test_bad_input_is_refused():
         drift.measure([0], steps=6)
     with pytest.raises(ValueError, match="decay above 0"):
         drift.measure([0], decay=0.0)
-    with pytest.raises(ValueError, match="setting: got no seeds"):
+    with pytest.raises(ValueError, match="drift: got no seeds"):
         drift.measure([])
     with pytest.raises(ValueError, match="got no seeds"):
         hyperbola.measure([])
