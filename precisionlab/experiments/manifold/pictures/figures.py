@@ -31,8 +31,9 @@ def _parts(result: Result, name: str) -> dict[str, Measured]:
 
 
 def _missing(name: str, width: float, height: float) -> Any:
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    figure.text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
+    axes.set_axis_off()
     return figure
 
 
