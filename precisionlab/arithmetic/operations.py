@@ -31,8 +31,8 @@ from precisionlab.arithmetic.exact.exact_sums import round_once, sum_to_odd, two
 from precisionlab.arithmetic.frames import RAW, UNKNOWN, Frame, Grid, Held
 from precisionlab.arithmetic.primitives import EXACT, FLIPS_SIGN, PRODUCTS, ROUNDED
 from precisionlab.arithmetic.sums import products
-from precisionlab.arithmetic.sums.accumulation import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.sums.convolutions import rounded_convolution
+from precisionlab.arithmetic.sums.reductions import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.arithmetic.sums.scatters import rounded_scatter
 from precisionlab.numerics.blocks import BlockFormat
 from precisionlab.numerics.carriers import CARRIERS, FLOAT64_CARRIER, uncontracted

@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-__all__ = ["EPS", "check_function", "check_points", "flatten", "in_float64", "traceable"]
+__all__ = ["EPS", "check_function", "check_points", "flatten", "in_float64", "losses_at", "traceable"]
 
 EPS = float(np.finfo(np.float64).eps)
 """2^-52, the gap above 1."""
@@ -120,3 +120,15 @@ def check_function(where: str, fun: Partial, n: int, *, scalar: bool) -> tuple[i
             "compute in the dtype of the parameters, with float64 data and without casts."
         )
     return shape
+
+
+@in_float64
+def losses_at(where: str, loss: Partial, points: np.ndarray) -> np.ndarray:
+    """The loss at each of some points (m, n), as (m,); refused if it is not one float64 number for each."""
+    check_function(where, loss, points.shape[1], scalar=True)
+    return np.asarray(_mapped(loss, jnp.asarray(points)))
+
+
+@jax.jit
+def _mapped(loss: Any, points: Any) -> Any:
+    return jax.lax.map(loss, points, batch_size=1024)

@@ -9,6 +9,7 @@ Its files:
     packing     the tallies of a whole model as three arrays
     ages        when each entry last moved
     landing     the half-gap law: what would land, without training
+    rationals   the values of a format as exact rationals
     averages    what a format lets running averages and counters do, in exact arithmetic, on the host
     margins     the margins from which a computed cross-entropy, and its gradient, are exactly zero
 """

@@ -14,9 +14,7 @@ tell from a tie. These are answers about formats and constants, so everything is
 traced.
 """
 
-import itertools
 import numbers
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from precisionlab.numerics.checks import check_numbers
 from precisionlab.numerics.formats import Format, is_concrete, name_of
+from precisionlab.stagnation.rationals import Rationals, exponent_of, power
 
 __all__ = ["counter_limit", "is_ratchet", "largest_decay", "stall_level", "stored_decay"]
 
@@ -51,7 +50,7 @@ def stored_decay(decay: float, fmt: Format) -> float:
         (1.0, 0.98828125, 0.9990234375)
     """
     _check_format(fmt, "stored_decay")
-    return _in_range(_nearest(_decay(decay, "stored_decay"), fmt), fmt)
+    return _in_range(Rationals(fmt).nearest(_decay(decay, "stored_decay")), fmt)
 
 
 def largest_decay(fmt: Format) -> float:
@@ -75,7 +74,7 @@ def largest_decay(fmt: Format) -> float:
         (0.99609375, 16.0)
     """
     _check_format(fmt, "largest_decay")
-    gap = _spacing(Fraction(1, 2), fmt)  # that of [1/2, 1), and wider than 1/2 only where no value is in there
+    gap = Rationals(fmt).gap(Fraction(1, 2))  # that of [1/2, 1), and wider than 1/2 only where no value is in there
     below = max(-(-1 // gap) - 1, 0) * gap
     return float(min(below, Fraction(fmt.largest)))
 
@@ -112,7 +111,7 @@ def is_ratchet(decay: float, fmt: Format) -> bool:
     kept = _decay(decay, "is_ratchet")
     # Up to 2^(emin+1) the gap does not grow with s, and from there on every binade repeats the one before it.
     worst = min(Fraction(fmt.largest), Fraction(2) ** (int(fmt.emin) + 1))
-    return _nearest(kept * worst, fmt) == worst
+    return Rationals(fmt).nearest(kept * worst) == worst
 
 
 def stall_level(decay: float, fmt: Format, target: float = 1.0, start: float = 0.0) -> float:
@@ -152,7 +151,7 @@ def stall_level(decay: float, fmt: Format, target: float = 1.0, start: float = 0
     where = "stall_level"
     _check_format(fmt, where)
     step = 1 - _decay(decay, where)
-    goal, begin = _finite(target, "target", where), _nearest(_finite(start, "start", where), fmt)
+    goal, begin = _finite(target, "target", where), Rationals(fmt).nearest(_finite(start, "start", where))
     if abs(begin) > Fraction(fmt.largest):
         raise ValueError(
             f"{where}: start must be at most {float(fmt.largest)!r}, the largest of {name_of(fmt)}; got {start!r}."
@@ -194,16 +193,16 @@ def counter_limit(fmt: Format, increment: float = 1.0) -> float:
     if term <= 0:
         raise ValueError(f"{where}: increment must be positive; got {increment!r}.")
     p, emin = int(fmt.precision), int(fmt.emin)
-    if 2 * term <= _spacing(Fraction(0), fmt):
+    if 2 * term <= Rationals(fmt).gap(Fraction(0)):
         return 0.0
-    e = max(_exponent(term) + (term > _power(_exponent(term))) + p, emin)
-    odd_tie = p == 1 and term == _power(e - p)
-    return _in_range(_power(e + odd_tie), fmt)
+    e = max(exponent_of(term) + (term > power(exponent_of(term))) + p, emin)
+    odd_tie = p == 1 and term == power(e - p)
+    return _in_range(power(e + odd_tie), fmt)
 
 
 def _rest(step: Fraction, fmt: Format, goal: Fraction, start: Fraction) -> Fraction:
     """The first value s from `start` up, the exponent unbounded, where step * (goal - s) does not pass half the gap above."""
-    for low, high, gap in _rising(fmt, start):
+    for low, high, gap in Rationals(fmt).ranges(start):
         if start >= high:
             continue
         s = max(low, start, -((gap / 2 / step - goal) // gap) * gap)
@@ -214,45 +213,10 @@ def _rest(step: Fraction, fmt: Format, goal: Fraction, start: Fraction) -> Fract
     raise AssertionError("a goal lies in some binade")
 
 
-def _rising(fmt: Format, start: Fraction) -> Iterator[tuple[Fraction, Fraction, Fraction]]:
-    """The ranges [low, high) over which the gap above a value is constant, upwards from that of a start, with the gap."""
-    p, emin = int(fmt.precision), int(fmt.emin)
-    if -start > _power(emin):
-        for e in range(_exponent(-start), emin - 1, -1):  # beside a power of two the gap towards zero is the narrower one
-            yield -_power(e + 1), -_power(e), _power(e - p + 1)
-    yield -_power(emin), _power(emin), _spacing(Fraction(0), fmt)
-    for e in itertools.count(emin):
-        yield _power(e), _power(e + 1), _power(e - p + 1)
-
-
-def _nearest(x: Fraction, fmt: Format) -> Fraction:
-    """The nearest value of a format, the exponent unbounded above."""
-    gap = _spacing(abs(x), fmt)
-    return round(x / gap) * gap  # Python rounds a fraction to the even integer on a tie; counting in gaps, so does the format
-
-
-def _spacing(magnitude: Fraction, fmt: Format) -> Fraction:
-    """The gap above a magnitude."""
-    p, emin = int(fmt.precision), int(fmt.emin)
-    if magnitude >= _power(emin):
-        return _power(_exponent(magnitude) - p + 1)
-    return _power(emin - p + 1 if fmt.subnormals else emin)
-
-
 def _in_range(value: Fraction, fmt: Format) -> float:
     if abs(value) <= Fraction(fmt.largest):
         return float(value)
     return float(fmt.overflow) if value > 0 else -float(fmt.overflow)
-
-
-def _power(exponent: int) -> Fraction:
-    return Fraction(2) ** exponent
-
-
-def _exponent(positive: Fraction) -> int:
-    """floor(log2 x), exactly."""
-    guess = positive.numerator.bit_length() - positive.denominator.bit_length()
-    return guess if _power(guess) <= positive else guess - 1
 
 
 def _check_format(fmt: Any, where: str) -> None:

@@ -23,13 +23,14 @@ value of the format, whose gap there is larger by far, lies between. Everything 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from precisionlab.numerics.checks import check_numbers
 from precisionlab.numerics.formats import Format, is_concrete, name_of
+from precisionlab.stagnation.rationals import Rationals
 
 __all__ = [
     "FORMS",
@@ -142,8 +143,8 @@ def vanishing_margins(
         (Margins(loss=5.5625, label=87.5, other=87.5), 17.34375)
     """
     _check(fmt, form, others, label_share, sums)
-    grid = _Grid(fmt, flushed)
-    wide = grid if sums is None else _Grid(sums, flushed)
+    grid = Rationals(fmt, flushed)
+    wide = grid if sums is None else Rationals(sums, flushed)
     share = Fraction(label_share)
 
     def beyond(exponential: Fraction) -> float:
@@ -174,7 +175,7 @@ def vanishing_margins(
 
 
 def _absorbed(
-    grid: "_Grid", wide: "_Grid", share: Fraction, beyond: Callable[[Fraction], float], most: Callable[[Fraction], Fraction]
+    grid: Rationals, wide: Rationals, share: Fraction, beyond: Callable[[Fraction], float], most: Callable[[Fraction], Fraction]
 ) -> float:
     """The first margin m with RN(l + z) = z, for l = RN(log s) and the label's logit z = share m."""
     if share == 0:
@@ -184,7 +185,7 @@ def _absorbed(
         """The margin beyond which l is at most a value."""
         return -_log(grid.cut(most(wide.floor(_exp(grid.cut(largest))))))
 
-    for low, high, gap in grid.ranges():
+    for low, high, gap in grid.ranges(Fraction(0)):
         if high <= Fraction(1, 4):
             continue  # there the loss is as large as the logit
         half, start = gap / 2, max(low, gap)
@@ -198,7 +199,7 @@ def _absorbed(
     raise AssertionError("the sum itself rounds to 1 in the end")
 
 
-def _shifted(grid: "_Grid", tail: float) -> float:
+def _shifted(grid: Rationals, tail: float) -> float:
     """The first margin with RN(exp(-RN(m + l))) = 0, l = RN(log1p(e)), from that with e = 0 downwards.
 
     The loss is about e, and shifts the exponent only in formats of few exponents, where the smallest positive value is not
@@ -218,61 +219,6 @@ def _shifted(grid: "_Grid", tail: float) -> float:
     return float(found)
 
 
-class _Grid(NamedTuple):
-    """The values of a format from zero up, in rationals, the exponent unbounded above."""
-
-    fmt: Format
-    flushed: bool
-
-    def gap(self, x: Fraction) -> Fraction:
-        """From the largest value up to x to the next."""
-        p, emin = int(self.fmt.precision), int(self.fmt.emin)
-        smallest = Fraction(2) ** emin
-        if x < smallest:
-            return smallest / 2 ** (p - 1) if self.fmt.subnormals and not self.flushed else smallest
-        exponent = x.numerator.bit_length() - x.denominator.bit_length()
-        exponent -= Fraction(2) ** exponent > x
-        return Fraction(2) ** (exponent - p + 1)
-
-    def floor(self, x: Fraction) -> Fraction:
-        return x // self.gap(x) * self.gap(x)
-
-    def below(self, x: Fraction) -> Fraction:
-        """The largest value under x; below zero for a zero."""
-        under = x - self.gap(x) / 4 if x == self.floor(x) else x
-        return self.floor(under) if under >= 0 else under
-
-    def is_even(self, value: Fraction) -> bool:
-        return value / self.gap(value) % 2 == 0
-
-    def cut(self, y: Fraction) -> Fraction:
-        """What a number must stay under to round to at most y (or reach, where that value is even)."""
-        value = self.floor(y)
-        above = value + self.gap(value)
-        if self.flushed and value == 0:
-            return above * (1 - Fraction(1, 2 ** (int(self.fmt.precision) + 1)))
-        return (value + above) / 2
-
-    def nearest(self, x: Fraction) -> Fraction:
-        value = self.floor(x)
-        cut = self.cut(value)
-        return value if x < cut or (x == cut and self.is_even(value)) else value + self.gap(value)
-
-    def first_above(self, bound: Fraction) -> float:
-        value = self.floor(bound)
-        return self.finite(value + self.gap(value))
-
-    def finite(self, value: Fraction) -> float:
-        return float(value) if value <= Fraction(self.fmt.largest) else math.inf
-
-    def ranges(self) -> Iterator[tuple[Fraction, Fraction, Fraction]]:
-        """The ranges [low, high) over which the gap above a value is constant, with it."""
-        low, high = Fraction(0), Fraction(2) ** int(self.fmt.emin)
-        while low <= Fraction(self.fmt.largest) * 2:
-            yield low, high, self.gap(low)
-            low, high = high, 2 * high
-
-
 def _log(x: Fraction) -> Fraction:
     return Fraction(_EXACTLY.ln(_EXACTLY.divide(Decimal(x.numerator), Decimal(x.denominator))))
 
@@ -289,7 +235,7 @@ def _check(fmt: Any, form: Any, others: Any, label_share: Any, sums: Any) -> Non
         if not isinstance(given, Format) or not is_concrete(given):
             raise TypeError(f"{where}: {name} must be a Format of Python numbers such as precisionlab.BFLOAT16; got {given!r}.")
         check_numbers(given)
-        if given.zeros == 0 or _Grid(given, False).gap(Fraction(1)) > Fraction(1, 4) or given.largest < 1:
+        if given.zeros == 0 or Rationals(given).gap(Fraction(1)) > Fraction(1, 4) or given.largest < 1:
             raise ValueError(
                 f"{where}: {name} must hold 0 and 1, and values a quarter from 1 or closer; {name_of(given)} does not."
             )
@@ -299,7 +245,7 @@ def _check(fmt: Any, form: Any, others: Any, label_share: Any, sums: Any) -> Non
         )
     if isinstance(others, bool) or not isinstance(others, int) or others < 1:
         raise ValueError(f"{where}: others must be a whole number of at least 1; got {others!r}.")
-    if 2 * others * _Grid(fmt, False).gap(Fraction(0)) > 1:
+    if 2 * others * Rationals(fmt).gap(Fraction(0)) > 1:
         raise ValueError(
             f"{where}: with {others} others the probabilities themselves, e/s, are too small for {name_of(fmt)} at any margin; "
             "ask about fewer, or a format of more exponents."

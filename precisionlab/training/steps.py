@@ -13,7 +13,6 @@ Parameters of float64 (inside `with jax.enable_x64(True):`) carry formats of up 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,19 +22,24 @@ import optax
 
 from precisionlab._typing import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from precisionlab.arithmetic import Accumulation, simulate
-from precisionlab.arithmetic.exact.chances import carried_sum, round_sum
 from precisionlab.arithmetic.policy import Policy, check_policy
 from precisionlab.arithmetic.rules import check_mode_rules, every_rule
-from precisionlab.numerics.blocks import BlockFormat, round_blocks
-from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, uncontracted, widened
-from precisionlab.numerics.checks import require_fits
-from precisionlab.numerics.formats import FORMATS, Format, is_concrete
+from precisionlab.numerics.carriers import FLOAT32_CARRIER, FLOAT64_CARRIER, Carrier, widened
+from precisionlab.numerics.formats import is_concrete
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, nearest_even
-from precisionlab.numerics.rounding import round_to
 from precisionlab.stagnation.ages import Ages, start_ages, update_ages
 from precisionlab.stagnation.counting import tally
 from precisionlab.stagnation.fates import Tally
 from precisionlab.training.loss_scaling import LossScale, all_finite, next_scale, scale_loss, select_step, unscale
+from precisionlab.training.sites import (
+    check_moments,
+    checked_dtypes,
+    grid_of,
+    move_weights,
+    round_moments,
+    round_site,
+    store_natively,
+)
 
 __all__ = ["Record", "State", "Step", "batch_key", "carrier_of_params", "make_step", "start"]
 
@@ -126,21 +130,19 @@ def start(
         [-1.4901161193847656e-08, 0.0]
     """
     check_policy(formats, "start", carrier_of_params(params))
-    native = _checked_dtypes(dtypes, "start")
+    native = checked_dtypes(dtypes, "start")
     if loss_scale is not None and not isinstance(loss_scale, LossScale):
         raise TypeError(
             f"start: loss_scale must be a LossScale, such as dynamic_loss_scale() or static_loss_scale(1024); got "
             f"{loss_scale!r}."
         )
-    if formats.weights is not None:
-        params = jax.tree.map(lambda leaf: _rounded(leaf, formats.weights, nearest_even, None), params)
+    root = jax.random.key(key) if isinstance(key, int | np.integer) else key
+    params = round_site(params, formats.weights, nearest_even, root)
     if native.weights is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(native.weights), params)
-    root = jax.random.key(key) if isinstance(key, int | np.integer) else key
     inner = optimizer.init(jax.tree.map(widened, params))
     if formats.moments is not None and is_concrete(formats.moments):
-        # An optimizer may keep its averages in a dtype of its own, narrower than the parameters.
-        optax.tree.map_params(optimizer, partial(_check_moment, fmt=formats.moments), inner)
+        check_moments(optimizer, inner, formats.moments)
     return State(jnp.int32(0), params, inner, root, start_ages(params) if ages else None, loss_scale)
 
 
@@ -192,7 +194,7 @@ def make_step(
     for site, mode in site_modes._asdict().items():
         (check_mode_rules if site == "compute" else check_mode)(mode, "make_step")
     draws = any(isinstance(mode, Stochastic) for mode in every_rule(site_modes.compute))
-    native = _checked_dtypes(dtypes, "make_step")
+    native = checked_dtypes(dtypes, "make_step")
 
     def scaled(weights: PyTree[Array], batch: Any, scaling: LossScale | None) -> tuple[Array, Array]:
         value = loss(weights, batch)
@@ -218,31 +220,29 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
 
         def at(site: str, tree: PyTree[Array]) -> PyTree[Array]:
-            return _round_site(tree, getattr(formats, site), getattr(site_modes, site), jax.random.fold_in(key, _SITES[site]))
+            return round_site(tree, getattr(formats, site), getattr(site_modes, site), jax.random.fold_in(key, _SITES[site]))
 
         weights = jax.tree.map(widened, state.params)
         scaling = state.loss_scale
         (_, value), gradients = computed(weights, batch, scaling, formats.compute, key, carrier)
-        gradients = _store(at("gradients", gradients), native.gradients)
+        gradients = store_natively(at("gradients", gradients), native.gradients)
         finite = None
         if scaling is not None:
             finite, gradients = all_finite(gradients), unscale(scaling, gradients)
         updates, inner = optimizer.update(gradients, state.optimizer, weights)
         if formats.moments is not None:
-            inner = optax.tree.map_params(
-                optimizer, partial(_round_moment, fmt=formats.moments), inner, transform_non_params=lambda leaf: leaf
-            )
+            inner = round_moments(optimizer, inner, formats.moments)
         if finite is not None:
             updates = select_step(finite, updates, jax.tree.map(jnp.zeros_like, updates))
-        kept = _store(at("updates", updates), native.updates)
+        kept = store_natively(at("updates", updates), native.updates)
         at_weights = formats.weights, site_modes.weights, jax.random.fold_in(key, _SITES["weights"])
-        moved = _moved(weights, kept, *at_weights)
+        moved = move_weights(weights, kept, *at_weights)
         params = moved if native.weights is None else jax.tree.map(lambda leaf: leaf.astype(native.weights), moved)
         if finite is not None:
             params, inner = select_step(finite, (params, inner), (state.params, state.optimizer))
 
         def look() -> PyTree[Tally]:
-            grid = None if formats.weights is None else _grid(formats.weights, carrier)
+            grid = None if formats.weights is None else grid_of(formats.weights, carrier)
             stored = kept if formats.updates is not None or native.updates is not None else None
             return tally(state.params, updates, params, stored_update=stored, grid=grid, detail=detail)
 
@@ -263,74 +263,6 @@ def make_step(
         )
 
     return step
-
-
-def _checked_dtypes(dtypes: Policy | None, where: str) -> Policy:
-    if dtypes is None:
-        return Policy()
-    if not isinstance(dtypes, Policy):
-        raise TypeError(f"{where}: dtypes must be a Policy of dtypes, such as Policy(weights=jnp.bfloat16); got {dtypes!r}.")
-    for site, dtype in dtypes._asdict().items():
-        if dtype is None:
-            continue
-        if site in ("compute", "moments"):
-            raise ValueError(f"{where}: native storage is for weights, gradients and updates; leave dtypes.{site} at None.")
-        if np.dtype(dtype).name not in FORMATS or np.dtype(dtype) == np.float64:
-            raise ValueError(f"{where}: dtypes.{site} must be float32 or a narrower float; got {np.dtype(dtype).name}.")
-    return Policy(*(None if dtype is None else np.dtype(dtype) for dtype in dtypes))
-
-
-def _round_site(tree: PyTree[Array], fmt: Format | BlockFormat | None, mode: Mode, key: PRNGKeyArray) -> PyTree[Array]:
-    if fmt is None:
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    if not isinstance(mode, Stochastic):
-        return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, None) for leaf in leaves])
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [_rounded(leaf, fmt, mode, keys[i]) for i, leaf in enumerate(leaves)])
-
-
-def _moved(weights: Any, updates: Any, fmt: Format | BlockFormat | None, mode: Mode, key: PRNGKeyArray) -> PyTree[Array]:
-    """The weights and their updates, added and rounded: under stochastic modes in proportion to the exact sum."""
-    if fmt is None or not isinstance(mode, Stochastic):
-        return _round_site(jax.tree.map(lambda w, u: w + uncontracted(u), weights, updates), fmt, mode, key)
-    leaves, structure = jax.tree.flatten(weights)
-    rows = zip(leaves, structure.flatten_up_to(updates), jax.random.split(key, len(leaves)), strict=True)
-    return jax.tree.unflatten(structure, [_rounded_sum(w, u, fmt, mode, bits) for w, u, bits in rows])
-
-
-def _rounded_sum(w: Array, u: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArray) -> Array:
-    if isinstance(fmt, Format):
-        return round_sum(w, u, fmt, mode, key=key)
-    return _rounded(carried_sum(w, u, mode, key=jax.random.fold_in(key, 0)), fmt, mode, key)
-
-
-def _rounded(leaf: Array, fmt: Format | BlockFormat, mode: Mode, key: PRNGKeyArray | None) -> Array:
-    if isinstance(fmt, Format):
-        return round_to(leaf, fmt, mode, key=key)
-    return round_blocks(jnp.atleast_1d(leaf), fmt, -1, mode, key=key).reshape(jnp.shape(leaf))
-
-
-def _grid(fmt: Format | BlockFormat, carrier: Carrier) -> tuple[Any, Any]:
-    """Precision and emin of the stored weights, for the histogram; elements of a block have the spacing of their own binade."""
-    return (fmt.precision, fmt.emin) if isinstance(fmt, Format) else (fmt.element.precision, carrier.emin)
-
-
-def _round_moment(leaf: Array, fmt: Format) -> Array:
-    return round_to(leaf, fmt) if leaf.dtype.name in CARRIERS else leaf
-
-
-def _check_moment(leaf: Array, fmt: Format) -> Array:
-    if leaf.dtype.name in CARRIERS:
-        require_fits(fmt, CARRIERS[leaf.dtype.name], "start: Policy.moments, in the dtype of the optimizer's state")
-    return leaf
-
-
-def _store(tree: PyTree[Array], dtype: Any) -> PyTree[Array]:
-    """Through a narrow dtype and back, as values in memory that no compiler may see through."""
-    if dtype is None:
-        return tree
-    return jax.tree.map(lambda leaf: widened(leaf.astype(dtype)), tree)
 
 
 def batch_key(state: State) -> PRNGKeyArray:

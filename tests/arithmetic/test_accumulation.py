@@ -18,12 +18,9 @@ from precisionlab.arithmetic.sums.accumulation import (
     check_accumulation,
     contract,
     dot,
-    rounded_cumprod,
-    rounded_cumsum,
-    rounded_prod,
-    rounded_sum,
 )
 from precisionlab.arithmetic.sums.convolutions import rounded_convolution
+from precisionlab.arithmetic.sums.reductions import rounded_cumprod, rounded_cumsum, rounded_prod, rounded_sum
 from precisionlab.numerics.carriers import FLOAT32_CARRIER
 from tests.cases import assert_same, scope
 from tests.oracle import bracket, finish, goes_up, round_exact

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precisionlab.landscape.charts import (
+from precisionlab.landscape import (
     chart,
     manifold_path,
     plane_along,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import precisionlab as pl
-from precisionlab.experiments.manifold.margins import LOSSES
+from precisionlab.experiments.manifold.vanishing import LOSSES
 from precisionlab.stagnation.margins import FORMS, INTEGER_LABELS, LOG_SOFTMAX, NAIVE, SOFTPLUS, Margins, vanishing_margins
 from tests.oracle import round_exact
 

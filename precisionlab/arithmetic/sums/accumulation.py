@@ -1,4 +1,4 @@
-"""Sums and products in which every product and every partial sum is rounded.
+"""Sums of products in which every product and every partial sum is rounded.
 
 A dot product is not one operation. Hardware multiplies, rounds the product or keeps it, adds it to a partial sum in some order,
 and rounds that; where the partial sums are narrow, the order decides what is left:
@@ -26,7 +26,7 @@ from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.arithmetic.exact.exact_sums import is_carrier_itself, multiplies_exactly
-from precisionlab.arithmetic.sums.orders import ORDERS, Accumulation, Operations, reduced, running
+from precisionlab.arithmetic.sums.orders import ORDERS, Accumulation, Operations, reduced
 from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, carrier_of
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, with_exact_derivative
@@ -39,13 +39,10 @@ from precisionlab.numerics.wide import in_float64, lifted, unheld
 __all__ = [
     "Accumulation",
     "check_accumulation",
+    "checked_key",
     "compiled_run",
     "contract",
     "dot",
-    "rounded_cumprod",
-    "rounded_cumsum",
-    "rounded_prod",
-    "rounded_sum",
 ]
 
 
@@ -153,7 +150,7 @@ def dot(
     if other != carrier:
         raise TypeError(f"dot: a is {a.dtype} and b is {b.dtype}; give both the same dtype.")
     check_accumulation(how, carrier, "dot")
-    key = _checked_key(how, mode, key, "dot")
+    key = checked_key(how, mode, key, "dot")
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-min(2, b.ndim)]:
         raise ValueError(
             f"dot: the shapes {a.shape} and {b.shape} do not contract; the last axis of a must be as long as the last but one "
@@ -187,87 +184,19 @@ def contract(
         mode: the rounding mode.
         key: a random key for stochastic modes, or None.
     """
-    key = _checked_key(how, mode, key, "contract")
+    key = checked_key(how, mode, key, "contract")
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     return with_exact_derivative(exact, compiled_run((a, b), how, mode, key, _contract), a, b)
 
 
-def rounded_sum(
-    x: Float[Array, "..."], axes: tuple[int, ...], how: Accumulation, mode: Mode, key: PRNGKeyArray | None
-) -> Float[Array, "..."]:
-    """A sum over some axes with every partial sum rounded, in the row-major order of the axes as given.
-
-    Args:
-        x: float32 or float64, any shape; its entries are not rounded before they are added.
-        axes: the axes to sum over, which the result lacks.
-        how: formats and order; `multiply` means nothing here.
-        mode: the rounding mode.
-        key: a random key for stochastic modes, or None.
-
-    Example:
-        >>> from precisionlab import BFLOAT16
-        >>> float(rounded_sum(jnp.ones((30, 30)), (0, 1), Accumulation(accumulate=BFLOAT16), nearest_even, None))
-        256.0
-    """
-    key = _checked_key(how, mode, key, "rounded_sum")
-    axes = _normal(axes, x.ndim)
-    return with_exact_derivative(partial(jnp.sum, axis=axes), compiled_run((x,), how, mode, key, _sum, axes), x)
-
-
-def rounded_cumsum(
-    x: Float[Array, "..."], axis: int, reverse: bool, how: Accumulation, mode: Mode, key: PRNGKeyArray | None
-) -> Float[Array, "..."]:
-    """Running sums along an axis, each rounded.
-
-    All partial sums are wanted, so that they are formed one after the other whatever `order` and `chunk` say.
-
-    Args:
-        x: float32 or float64, any shape.
-        axis: the axis along which to add.
-        reverse: whether to begin at its end.
-        how: the format of the sums, and whether they are compensated.
-        mode: the rounding mode.
-        key: a random key for stochastic modes, or None.
-    """
-    key = _checked_key(how, mode, key, "rounded_cumsum")
-    axis = axis % x.ndim
-    exact = partial(lax.cumsum, axis=axis, reverse=reverse)
-    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, False), x)
-
-
-def rounded_prod(
-    x: Float[Array, "..."], axes: tuple[int, ...], how: Accumulation, mode: Mode, key: PRNGKeyArray | None
-) -> Float[Array, "..."]:
-    """A product over some axes with every partial product rounded to `accumulate`, one after the other from 1.
-
-    The other fields of `how` mean nothing here. The arguments are those of `rounded_sum`.
-    """
-    key = _checked_key(how, mode, key, "rounded_prod")
-    axes = _normal(axes, x.ndim)
-    return with_exact_derivative(partial(jnp.prod, axis=axes), compiled_run((x,), how, mode, key, _product, axes), x)
-
-
-def rounded_cumprod(
-    x: Float[Array, "..."], axis: int, reverse: bool, how: Accumulation, mode: Mode, key: PRNGKeyArray | None
-) -> Float[Array, "..."]:
-    """Running products along an axis, each rounded to `accumulate`. The arguments are those of `rounded_cumsum`."""
-    key = _checked_key(how, mode, key, "rounded_cumprod")
-    axis = axis % x.ndim
-    exact = partial(lax.cumprod, axis=axis, reverse=reverse)
-    return with_exact_derivative(exact, compiled_run((x,), how, mode, key, _running, axis, reverse, True), x)
-
-
-def _checked_key(how: Accumulation, mode: Mode, key: Any, where: str) -> PRNGKeyArray | None:
+def checked_key(how: Accumulation, mode: Mode, key: Any, where: str) -> PRNGKeyArray | None:
+    """The key of an accumulation that draws random bits, None for one that does not; refused if there is none."""
     check_mode(mode, where)
     if not isinstance(mode, Stochastic) or (how.multiply is None and how.accumulate is None):
         return None
     if key is None:
         raise ValueError(f"{where}: {mode_name(mode)} rounding needs random bits; pass key=jax.random.key(seed).")
     return check_key(key, where)
-
-
-def _normal(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    return tuple(axis % ndim for axis in axes)
 
 
 def compiled_run(
@@ -313,38 +242,3 @@ def _needs_exact_products(operations: Operations) -> bool:
     if multiply is None:
         return True
     return not (isinstance(mode, Stochastic) or (mode is nearest_even and is_carrier_itself(multiply, operations.carrier)))
-
-
-def _sum(operations: Operations, x: Array, axes: tuple[int, ...]) -> Array:
-    terms = _terms(x, axes)
-    return reduced(operations, (terms,), terms.shape[1:])
-
-
-def _product(operations: Operations, x: Array, axes: tuple[int, ...]) -> Array:
-    terms = _terms(x, axes)
-
-    def step(partial: Array, numbered: tuple[Array, Array]) -> tuple[Array, None]:
-        return _times(operations, partial, (numbered[0],), numbered[1]), None
-
-    return lax.scan(step, jnp.ones(terms.shape[1:], x.dtype), (terms, jnp.arange(terms.shape[0])))[0]
-
-
-def _running(operations: Operations, x: Array, axis: int, reverse: bool, multiplied: bool) -> Array:
-    terms = jnp.moveaxis(x, axis, 0)
-    terms = jnp.flip(terms, 0) if reverse else terms
-    if multiplied:
-        partials = running(operations, (terms,), jnp.ones(terms.shape[1:], x.dtype), partial(_times, operations))
-    else:
-        zero = lax.optimization_barrier(jnp.zeros(terms.shape[1:], x.dtype))
-        partials = running(operations, (terms,), zero)
-    return jnp.moveaxis(jnp.flip(partials, 0) if reverse else partials, 0, axis)
-
-
-def _times(operations: Operations, so_far: Array, term: tuple[Array, ...], index: Any) -> Array:
-    return operations.multiply(so_far, term[0], operations.how.accumulate, (0, index))
-
-
-def _terms(x: Array, axes: tuple[int, ...]) -> Array:
-    """All entries over the axes, in their row-major order, as a leading axis."""
-    moved = jnp.moveaxis(x, axes, range(len(axes)))
-    return moved.reshape(math.prod(moved.shape[: len(axes)]), *moved.shape[len(axes) :])

@@ -9,6 +9,7 @@ the gaps are narrow. The text differs between versions of Python; the provenance
 from dataclasses import dataclass, replace
 
 from precisionlab.experiments.common.experiment import Experiment, Journal, Progress
+from precisionlab.experiments.common.requests import check_positive
 from precisionlab.experiments.formats.comparison import FIGURES, FormatsConfig, compare_formats, table_columns
 from precisionlab.problems import load_bytes, text
 from precisionlab.runs.configs import ConfigError
@@ -47,9 +48,7 @@ class BytesConfig(FormatsConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything is."""
         super().__post_init__()
-        for field in ("context", "width", "heads", "layers"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        check_positive(self, "context", "width", "heads", "layers")
         if self.width % self.heads:
             raise ValueError(f"width={self.width}, heads={self.heads}: width must be a multiple of heads.")
 

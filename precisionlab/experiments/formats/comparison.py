@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import optax
 
-from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.experiment import Journal, MemoryJournal, Progress
+from precisionlab.experiments.common.requests import check_names, check_positive
 from precisionlab.experiments.formats.arms import BINS, FATES, SUMS, train_arms
 from precisionlab.experiments.formats.verdicts import format_claims, verdict
 from precisionlab.numerics.formats import FORMATS
@@ -62,22 +62,11 @@ class FormatsConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything is."""
-        for field, names, known in (
-            ("formats", self.formats, FORMATS),
-            ("modes", self.modes, MODES),
-            ("sites", self.sites, Policy._fields),
-            ("optimizer", (self.optimizer,), _OPTIMIZERS),
-        ):
-            if not names:
-                raise ValueError(f"{field} is empty; name at least one of {', '.join(known)}.")
-            for name in names:
-                if name not in known:
-                    raise ValueError(f'{field} holds an unknown name "{name}"; {allowed_names(name, known)}')
-            if len(set(names)) != len(names):
-                raise ValueError(f"{field} names {', '.join(names)}; name each once.")
-        for field in ("seeds", "steps", "every", "chunk", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
+        check_names("formats", self.formats, FORMATS)
+        check_names("modes", self.modes, MODES)
+        check_names("sites", self.sites, Policy._fields)
+        check_names("optimizer", (self.optimizer,), _OPTIMIZERS)
+        check_positive(self, "seeds", "steps", "every", "chunk", "batch_size")
         if "float64" in self.formats or "float8_e8m0fnu" in self.formats:
             raise ValueError("formats holds one that weights cannot take in a float32 carrier: float64 or float8_e8m0fnu.")
         if self.steps % self.every or self.chunk % self.every:

@@ -31,9 +31,9 @@ What describes:
     repair        rows 4 and 9, what of the format costs how much of the loss
     ring          row 6, where a format makes a ring out of four points
     floor         row 8, the loss that a format leaves
-    margins       row 10, cross-entropy: where the computed loss is exactly zero
+    margins, vanishing    row 10, cross-entropy: where the computed loss is exactly zero
     rows          what these rows say, and their claims
-    settings, arms    nets and formats by name; training to stagnation, and on in float64
+    nets, settings, arms    nets and their data; formats by name; training to stagnation, and on in float64
     pictures/     every measurement drawn from its arrays
 
 A measurement has two functions: `measure` gives arrays; `claims` or `judge` reads them against both hypotheses.

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import p_of_equal
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.landscape.lattice import census, fixed_axis, float_axis
 from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
@@ -84,9 +85,7 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("census: got no seeds; give at least one, such as range(16).")
+    seeds = some_seeds("census", seeds)
     if not len(points) or list(points) != sorted(set(points)) or not set(points) <= set(_LEVELS):
         raise ValueError(f"census: points are numbers of data, ascending, from {sorted(_LEVELS)}; got {list(points)}.")
     if coarser not in (0, 1, 2):

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from precisionlab._nearest import allowed_names
 from precisionlab.arithmetic.policy import PLACEMENTS
-from precisionlab.experiments.manifold import directions, drift, margins, theorem
+from precisionlab.experiments.manifold import directions, drift, theorem
+from precisionlab.experiments.manifold.nets import DATA, Net
 from precisionlab.experiments.manifold.settings import PRECISIONS
+from precisionlab.experiments.manifold.vanishing import LOSSES
 from precisionlab.experiments.manifold.worlds import NETWORKS
 from precisionlab.problems.fitting import SMOOTH
 
 __all__ = ["ManifoldConfig"]
 
-_DATA = ("generic", "digits")
 _DENSE = 2000
 
 
@@ -37,7 +38,7 @@ class ManifoldConfig:
         repaired: significand bits of the repair and the two by two; with many, training ends where the steps do.
         placements: what is rounded: weights first, then gradients (and weights), all (arithmetic too).
         others: whether named formats, fixed point and rounding toward zero are arms of the unfreezing too.
-        forms: of the cross-entropy, names in `margins.LOSSES`, log_softmax among them.
+        forms: of the cross-entropy, names in `vanishing.LOSSES`, log_softmax among them.
         points: data points d of the trained nets.
         inputs: coordinates of a point.
         hidden: units of the hidden layer, more than points.
@@ -51,7 +52,7 @@ class ManifoldConfig:
     """
 
     worlds: tuple[str, ...] = NETWORKS
-    data: tuple[str, ...] = _DATA
+    data: tuple[str, ...] = DATA
     seeds: int = 16
     first_seed: int = 100
     deciding: int = 16
@@ -67,7 +68,7 @@ class ManifoldConfig:
     repaired: tuple[int, ...] = (4, 6, 10)
     placements: tuple[str, ...] = ("weights", "gradients", "all")
     others: bool = True
-    forms: tuple[str, ...] = tuple(margins.LOSSES)
+    forms: tuple[str, ...] = tuple(LOSSES)
     points: int = 5
     inputs: int = 3
     hidden: int = 8
@@ -81,10 +82,10 @@ class ManifoldConfig:
         nets = (*theorem.SMOOTH, *theorem.CONTROLS)
         known = (
             ("worlds", NETWORKS),
-            ("data", _DATA),
+            ("data", DATA),
             ("placements", tuple(PLACEMENTS)),
             ("nets", nets),
-            ("forms", tuple(margins.LOSSES)),
+            ("forms", tuple(LOSSES)),
         )
         for field, names in known:
             given = getattr(self, field)
@@ -135,3 +136,11 @@ class ManifoldConfig:
             raise ValueError(f"steps is {self.steps}; it must be a power of two of at least 2048.")
         if self.coarser not in (0, 1, 2):
             raise ValueError(f"coarser is {self.coarser}; allowed are 0, 1 and 2.")
+
+    def net(self, data: str) -> Net:
+        """The net that is trained, on one of the data.
+
+        Args:
+            data: one of `nets.DATA`.
+        """
+        return Net(self.points, inputs=self.inputs, hidden=self.hidden, activation=self.activation, data=data)

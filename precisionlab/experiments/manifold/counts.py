@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.manifold import answers
 from precisionlab.experiments.manifold.settings import first_weights, float_arms
-from precisionlab.experiments.manifold.wide import curvatures, directions, largest_lr, widened, zero_near
+from precisionlab.experiments.manifold.wide import largest_lr, linearized, widened, zero_near
 from precisionlab.problems.fitting import Fit, parity_fit
 from precisionlab.runs.results import Labelled
 
@@ -54,7 +54,7 @@ def by_spectrum(seeds: Sequence[int], points: Sequence[int], hidden: int, bits: 
             zero = zero_near(fit, first)
             rms[k, s] = np.sqrt(2 * zero.loss / d)
             for place, theta in enumerate((first, zero.theta)):
-                values = curvatures(fit, theta)
+                values = linearized(fit, theta).curvatures()
                 seen[place, k, :, :, s] = [_count(values, bits, largest_lr(values) / slower) for slower in SLOWER]
     dims = ("sizes_place", "sizes_points", "sizes_slower", "sizes_bits", "sizes_seed")
     return {
@@ -82,7 +82,7 @@ def by_push(seeds: Sequence[int], pushed: Sequence[int], hidden: int, bits: Sequ
         for k, d in enumerate(pushed):
             fit = parity_fit(d, hidden=hidden, seed=seed)
             zero = zero_near(fit, first_weights(fit, seed)).theta
-            known = directions(fit, zero)
+            known = linearized(fit, zero).directions()
             rows = np.concatenate([known.right, _without_curvature(known.right, seed)])
             distance, lr = PUSH * float(np.linalg.norm(zero)), largest_lr(known.values)
             for i, slower in enumerate(SLOWER):
@@ -146,7 +146,7 @@ def _all_pushed(fits: Sequence[Fit], seeds: Sequence[int]) -> tuple[answers.Push
     starts, lr, before, vectors = [], [], [], []
     for fit, seed in zip(fits, seeds, strict=True):
         zero = zero_near(fit, first_weights(fit, seed)).theta
-        known = directions(fit, zero)
+        known = linearized(fit, zero).directions()
         signs = np.random.default_rng([seed, fit.n]).choice([-1.0, 1.0], len(known.values))
         # A decomposition may give a vector or its opposite: the one whose entries have a positive sum counts.
         signs = signs * np.where(known.right.sum(axis=1) < 0, -1.0, 1.0)
@@ -190,9 +190,10 @@ def through_n(seeds: Sequence[int], bits: Sequence[int], widths: Sequence[int]) 
     for (k, hidden), (s, seed) in product(enumerate(widths), enumerate(seeds)):
         fit, wide = swept_fit(seed, hidden), swept_fit(seed, widest)
         theta = first_weights(fit, seed)  # `answers.push` moves the targets so that these fit: a zero whether n < d or not
-        known = directions(fit, theta)
+        here = linearized(fit, theta)
+        known = here.directions()
         lr, distance = largest_lr(known.values), PUSH * float(np.linalg.norm(theta))
-        seen[k, :, s] = _count(curvatures(fit, theta), bits, lr)
+        seen[k, :, s] = _count(here.curvatures(), bits, lr)
         rows = np.zeros((_SWEPT_POINTS, wide.n))
         rows[: len(known.right)] = widened(fit, widest, known.right)
         values = np.append(known.values, np.full(_SWEPT_POINTS - len(known.values), np.inf))  # no push, no answer

@@ -14,7 +14,8 @@ import numpy as np
 from precisionlab.experiments.common.claiming import estimate
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold.descent import REAL, descended
-from precisionlab.experiments.manifold.settings import make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import residuals_of, setting
 from precisionlab.experiments.manifold.worlds import networks, predicted_bits
 from precisionlab.landscape import split_spaces
 from precisionlab.numerics.modes import nearest_even
@@ -32,11 +33,7 @@ _WITHIN = 1.0
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
+    net: Net = Net(),
     dials: Sequence[int] = DIALS,
     progress: Callable[[str, float], Any] | None = None,
 ) -> Measured:
@@ -44,11 +41,7 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
+        net: what is trained.
         dials: -log2(lr mu), whole numbers from 5.
         progress: called with a few words and the share that is done.
 
@@ -63,12 +56,11 @@ def measure(
     seeds = [int(seed) for seed in seeds]
     if not seeds or not dials or min(dials) < 5 or max(dials) > 20:
         raise ValueError(f"decay: give at least one seed, and dials from 5 to 20; got {seeds}, {list(dials)}.")
-    net = {"inputs": inputs, "hidden": hidden, "activation": activation}
-    given = setting(make_fits(data, seeds, d=points, **net), seeds)
+    given = setting(net, seeds)
     null = [split_spaces(residuals_of(given.residuals, s), given.minima[s]).null for s in range(len(seeds))]
     motion = np.empty((len(dials), len(_OFFSETS), len(seeds)))
     for i, dial in enumerate(dials):
-        world = networks(data, seeds, points=points, dial=dial, **net)["square_with_decay"]
+        world = networks(net, seeds, dial=dial)["square_with_decay"]
         lengths = []
         for bits in (REAL, *(dial + offset for offset in _OFFSETS)):
             # From where rounding puts the start itself, so that only what descent does counts.

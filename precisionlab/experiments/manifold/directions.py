@@ -14,6 +14,7 @@ from precisionlab.experiments.common.claiming import below
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import planted
 from precisionlab.experiments.manifold.decision import REFERENCES, Decision, decide, shares
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.pushes import HOLD, REAL, TRAIN, pushed
 from precisionlab.experiments.manifold.worlds import NETWORKS, World, joined, margins_at, networks
 from precisionlab.numerics.modes import stochastic
@@ -28,12 +29,8 @@ BITS = 8
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
+    net: Net = Net(),
     worlds: Sequence[str] = NETWORKS,
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
     dial: float = 9.0,
     bits: Sequence[int] = (5, BITS, 11),
     free_bits: Sequence[int] = (BITS,),
@@ -43,12 +40,8 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
+        net: what is trained.
         worlds: of `worlds.NETWORKS`.
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
         dial: -log2(lr mu) where there is decay.
         bits: significand bits under nearest rounding; real arithmetic is counted beside them.
         free_bits: those under stochastic rounding.
@@ -69,7 +62,7 @@ def measure(
         raise ValueError(
             f"directions: give at least one seed and worlds from {', '.join(NETWORKS)}; got {seeds}, {list(worlds)}."
         )
-    made = networks(data, seeds, points=points, inputs=inputs, hidden=hidden, activation=activation, dial=dial)
+    made = networks(net, seeds, dial=dial)
     # Decay pulls within 2^dial steps; where it is stronger than by default, or none, the soft modes of a net need as long.
     longer = 2 ** max(0, math.ceil(dial - 9))
     chosen = {name: made[name] for name in worlds}

@@ -24,10 +24,12 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import below, equal
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_bits, some_seeds
 from precisionlab.experiments.manifold.drift_law import laws
 from precisionlab.experiments.manifold.hyperbola import sides
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
-from precisionlab.experiments.manifold.settings import Setting, float_arms, make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.settings import Setting, float_arms, residuals_of, setting
 from precisionlab.landscape import project_null, split_spaces
 from precisionlab.landscape.minima import newton
 from precisionlab.landscape.vectors import in_float64
@@ -52,11 +54,7 @@ _LOST, _LEFT = 0.25, 0.75
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
+    net: Net = Net(),
     bits: Sequence[int] = BITS,
     steps: int = 2048,
     size: float = 0.5,
@@ -67,11 +65,7 @@ def measure(
 
     Args:
         seeds: at least one: of data, weights and noise.
-        data: "generic" or "digits".
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
+        net: what is trained.
         bits: significand bits of the stored weights, ascending, the last of them 53, with eight exponent bits.
         steps: a multiple of 4.
         size: standard deviation of the labels' noise, labels being about 1.
@@ -90,15 +84,13 @@ def measure(
     Raises:
         ValueError: for no seeds, bits or steps out of range, or what makes no fit.
     """
-    seeds, tell = [int(seed) for seed in seeds], progress or (lambda *_: None)
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or bits[0] < 3 or bits[-1] != 53:
-        raise ValueError(f"drift: bits are at least two, ascending, from 3, the last of them 53; got {list(bits)}.")
+    seeds, bits = some_seeds("drift", seeds), some_bits("drift", bits, real=True)
+    tell = progress or (lambda *_: None)
     if steps < _LOOKS or steps % _LOOKS:
         raise ValueError(f"drift: steps must be a positive multiple of {_LOOKS}; got {steps}.")
     if not 0 < size < np.inf or not 0 < decay < 1:
         raise ValueError(f"drift: size must be a positive number, decay above 0 and below 1; got {size}, {decay}.")
-    fits = make_fits(data, seeds, d=points, inputs=inputs, hidden=hidden, activation=activation)
-    given, formats = setting(fits, seeds), list(float_arms(bits).values())
+    given, formats = setting(net, seeds), list(float_arms(bits).values())
     lr = given.lr / _SLOWER
     tell("drift: laws", 0.2)
     law = laws(given, lr, size, decay, formats)

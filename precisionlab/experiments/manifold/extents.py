@@ -25,6 +25,7 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import p_of_equal
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.landscape.extents import extents_along_line
 from precisionlab.landscape.minima import reach_minimum
 from precisionlab.landscape.spaces import split_spaces
@@ -103,9 +104,7 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds, bits = [int(seed) for seed in seeds], [int(b) for b in bits]
-    if not seeds:
-        raise ValueError("extents: got no seeds; give at least one, such as range(16).")
+    seeds, bits = some_seeds("extents", seeds), [int(b) for b in bits]
     if not len(points) or not set(points) <= {1, 2}:
         raise ValueError(f"extents: points are 1, 2 or both, fewer than the three weights; got {list(points)}.")
     if len(set(bits)) < 2 or not all(8 <= b <= 30 for b in bits):

@@ -17,8 +17,10 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import equal
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import train_arms
-from precisionlab.experiments.manifold.settings import float_arms, make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import float_arms, residuals_of, setting
 from precisionlab.landscape import jacobian_spectrum
 from precisionlab.runs.inference import slopes
 from precisionlab.runs.results import Labelled
@@ -33,11 +35,7 @@ _LOST = 0.9
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
+    net: Net = Net(),
     precisions: Sequence[int] = PRECISIONS,
     distance: float = 0.5,
     steps: int = 32768,
@@ -47,11 +45,7 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
+        net: what is trained.
         precisions: significand bits, with eight exponent bits.
         distance: of the start from the minimum.
         steps: at most.
@@ -64,10 +58,8 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or format.
     """
-    seeds = [int(seed) for seed in seeds]
-    given = setting(
-        make_fits(data, seeds, d=points, inputs=inputs, hidden=hidden, activation=activation), seeds, distance=distance
-    )
+    seeds = some_seeds("floor", seeds)
+    given = setting(net, seeds, distance=distance)
     found = train_arms(given, float_arms(precisions), steps=steps)
     spectra = [jacobian_spectrum(residuals_of(given.residuals, seed), given.minima[seed]) for seed in range(len(seeds))]
     softest = np.array([spectrum.values.min() ** 2 for spectrum in spectra])

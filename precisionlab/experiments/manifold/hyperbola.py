@@ -32,6 +32,7 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import above, below, equal, mean_where
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_bits, some_seeds
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
 from precisionlab.experiments.manifold.settings import float_arms
 from precisionlab.numerics.modes import nearest_even, stochastic
@@ -145,11 +146,8 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds, tell = [int(seed) for seed in seeds], progress or (lambda *_: None)
-    if not seeds:
-        raise ValueError("hyperbola: got no seeds; give at least one, such as range(16).")
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or bits[0] < 3 or bits[-1] != 53:
-        raise ValueError(f"hyperbola: bits are at least two, ascending, from 3, the last of them 53; got {list(bits)}.")
+    seeds, bits = some_seeds("hyperbola", seeds), some_bits("hyperbola", bits, real=True)
+    tell = progress or (lambda *_: None)
     if steps < 4 or steps % 4 or not 0 < lr <= 0.25 or not (np.isfinite(size) and size > 0):
         raise ValueError(
             f"hyperbola: steps must be a positive multiple of 4, lr above 0 and at most 1/4 (with 1.6 < x < 2.4 descent "

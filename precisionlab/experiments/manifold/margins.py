@@ -6,11 +6,10 @@ vanish, norms that grow for ever. Computed in a format it is exactly zero wherev
 set for each way to write the same loss. So here the hypothesis about representation is right, and a procedure that could not
 say so would be worth nothing where it says the opposite.
 
-Two parts. The thresholds of every form are searched for, with every operation rounded to a format (`simulate`), in brackets
-over the format's own values. And a linear classifier of n = 6 weights is trained on separable points, weights and every
-operation rounded, by full-batch gradient descent whose learning rate grows as fast as gradients fall, so that margins grow
-evenly: each step's computed losses and gradients are compared with what the law says of each point's margin. Then the last
-weights are looked at, and trained on, in float64.
+Two parts. The thresholds of every form are searched for (`vanishing`). And a linear classifier of n = 6 weights is trained on
+separable points, weights and every operation rounded, by full-batch gradient descent whose learning rate grows as fast as
+gradients fall, so that margins grow evenly: each step's computed losses and gradients are compared with what the law says of
+each point's margin. Then the last weights are looked at, and trained on, in float64.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,9 @@ from precisionlab.arithmetic import simulate
 from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
-from precisionlab.numerics.formats import Format, ieee_format, stack_formats
+from precisionlab.experiments.common.requests import some_bits, some_seeds
+from precisionlab.experiments.manifold.vanishing import LOSSES, PARTS, format_of, margin_of, parts_of, thresholds
+from precisionlab.numerics.formats import Format, stack_formats
 from precisionlab.runs.inference import slopes, tost
 from precisionlab.runs.results import Claim, Labelled
 from precisionlab.runs.seeds import sign_test_above
@@ -34,7 +35,7 @@ from precisionlab.stagnation.margins import FORMS, vanishing_margins
 from precisionlab.training.loops import sweep_chunks
 from precisionlab.training.steps import make_step, start
 
-__all__ = ["LOSSES", "SLOPE_MARGIN", "judge", "measure"]
+__all__ = ["SLOPE_MARGIN", "judge", "measure"]
 
 ROW = 10
 """After the nine measurements of the square loss: the contrast."""
@@ -43,80 +44,11 @@ SLOPE_MARGIN = 0.05
 
 _BY_SEED = ("before", "after", "contradictions", "directions", "still", "true_loss", "true_gradient", "growth")
 _RADIUS = 0.1  # of a step from the end, in norms of the weights: far inside of the flat set, far beyond a gap
-PARTS = ("loss", "label", "other")
-_EXPONENT_BITS = 8
 _POINTS, _INPUTS = 4, 3
 _FLIPPED = np.arange(_POINTS) >= _POINTS // 2
 _WEIGHTS = 2 * _INPUTS
 _LONGEST = 16.0
-_FARTHEST = 256.0
-_WIDTH = 256  # values looked at in a bracket at once
 _FASTER = np.log(2.0) / 4  # how much faster the learning rate grows a step, and with it the margins
-
-
-def _margin(logits: Any) -> Any:
-    return logits[0] - logits[1]
-
-
-LOSSES: dict[str, Callable[[Any], Any]] = {
-    "log_softmax": lambda logits: -jax.nn.log_softmax(logits)[0],
-    "one_hot": lambda logits: optax.softmax_cross_entropy(logits, jnp.asarray([1.0, 0.0], logits.dtype)),
-    "integer_labels": lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, jnp.int32(0)),
-    "naive": lambda logits: jnp.log(1 + jnp.exp(-_margin(logits))),
-    "log1p": lambda logits: jnp.log1p(jnp.exp(-_margin(logits))),
-    "softplus": lambda logits: jax.nn.softplus(-_margin(logits)),
-    "sigmoid": lambda logits: optax.sigmoid_binary_cross_entropy(_margin(logits), jnp.ones((), logits.dtype)),
-}
-"""The forms of `precisionlab.stagnation.margins.FORMS` as functions of two logits, the label's first."""
-
-
-def _parts(loss: Callable[[Any], Any], logits: Any) -> Any:
-    """(3,): the loss and its gradients in both logits."""
-    value, gradient = jax.value_and_grad(loss)(logits)
-    return jnp.concatenate([value[None], gradient])
-
-
-def format_of(bits: int) -> Format:
-    """The format of some significand bits in this measurement, with the exponents of float32."""
-    return ieee_format(_EXPONENT_BITS, bits - 1)
-
-
-def thresholds(bits: Sequence[int], forms: Sequence[str] = tuple(LOSSES)) -> np.ndarray:
-    """Search for the smallest margins at which computed losses and gradients are exactly zero.
-
-    Args:
-        bits: significand bits, 3 to 53.
-        forms: names in `LOSSES`.
-
-    Returns:
-        (len(bits), len(forms), 3) margins, found without the law: by bisection over the values of each format, in brackets.
-    """
-    with jax.enable_x64(True):
-        formats = stack_formats([format_of(p) for p in bits])
-
-        def zeros(fmt: Format, margins: Any) -> Any:
-            rows = []
-            for index, loss in enumerate(LOSSES[name] for name in forms):
-                rounded = simulate(lambda m, loss=loss: _parts(loss, jnp.stack([m, m * 0])), fmt, carrier="float64")
-                found = jax.vmap(jax.vmap(rounded))(margins[index])
-                rows.append(jnp.stack([found[part, :, part] == 0 for part in range(3)]))
-            return jnp.stack(rows)
-
-        look = jax.jit(jax.vmap(zeros))
-        shift = np.array([53 - p for p in bits], np.int64)[:, None, None]
-        shape = (len(bits), len(forms), len(PARTS))
-        # Positive floats in order are integers in order; the margins are in [1/4, 256).
-        low = np.broadcast_to(np.float64(0.25).view(np.int64) >> shift, shape).copy()
-        high = np.broadcast_to(np.float64(_FARTHEST).view(np.int64) >> shift, shape).copy()
-        while (high - low).max() > 1:
-            stride = np.maximum(1, -(-(high - low) // (_WIDTH - 1)))
-            places = np.minimum(low[..., None] + stride[..., None] * np.arange(_WIDTH), high[..., None])
-            zero = np.asarray(look(formats, jnp.asarray((places << shift[..., None]).view(np.float64))))
-            first = np.argmax(zero, axis=-1)[..., None]
-            if not zero.any(-1).all():
-                raise ValueError(f"margins: a loss is positive at every margin up to {_FARTHEST:g}; the formats reach too far.")
-            low, high = (np.take_along_axis(places, np.maximum(first - back, 0), -1)[..., 0] for back in (1, 0))
-        return (high << shift).view(np.float64)
 
 
 def _points(key: Any) -> Any:
@@ -170,11 +102,7 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("margins: got no seeds; give at least one, such as range(16).")
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or min(bits) < 3 or max(bits) > 53:
-        raise ValueError(f"margins: bits are significand bits, at least two, ascending, from 3 to 53; got {list(bits)}.")
+    seeds, bits = some_seeds("margins", seeds), some_bits("margins", bits)
     if "log_softmax" not in forms or not set(forms) <= set(LOSSES):
         raise ValueError(f"margins: forms are from {', '.join(LOSSES)}, the first among them; got {list(forms)}.")
     if steps < 1 or further < 1:
@@ -242,7 +170,7 @@ def _seen(formats: Any, weights: Any, x: Any, last: Any, further: int) -> Any:
     def at_step(fmt: Format, w: Any, data: Any) -> Any:
         def look(w: Any, data: Any) -> Any:
             logits = _logits({"w": w, "x": data})
-            return jax.vmap(_margin)(logits), jax.vmap(lambda row: _parts(LOSSES["log_softmax"], row))(logits)
+            return jax.vmap(margin_of)(logits), jax.vmap(lambda row: parts_of(LOSSES["log_softmax"], row))(logits)
 
         return simulate(look, fmt, carrier="float64")(w, data)
 

@@ -97,11 +97,10 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         return range(config.first_seed, config.first_seed + count)
 
     seeds, deciding = some(config.seeds), some(config.deciding)
-    net = {"inputs": config.inputs, "hidden": config.hidden, "activation": config.activation, "points": config.points}
-    bits = config.precisions
-    narrow = tuple(p for p in bits if p < FLOAT64.precision)  # nobody can go on in float64 from where that stagnated
+    net = config.net("generic")
+    # Nobody can go on in float64 from where that stagnated.
+    narrow = tuple(p for p in config.precisions if p < FLOAT64.precision)
     counted = {
-        **net,
         "dial": config.dial,
         "worlds": config.worlds,
         "bits": tuple(sorted({config.bits, *config.described})),
@@ -109,10 +108,10 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
     }
     work: dict[str, Callable[..., Measured]] = {"planted": partial(directions.measure_planted, deciding, bits=config.bits)}
     for data in config.data:
-        measure = partial(directions.measure, deciding, data=data, **counted)
+        measure = partial(directions.measure, deciding, net=config.net(data), **counted)
         work[f"directions, {data}"] = partial(_measured_on, _other(config, data), measure)
     if "square_with_decay" in config.worlds:
-        work["decay"] = partial(decay.measure, seeds, **net)
+        work["decay"] = partial(decay.measure, seeds, net=net)
     if "square" in config.worlds and config.walkers:
         work["walkers"] = partial(walkers.measure, some(config.walkers), bits=(config.bits,), dial=config.dial)
     if "square" in config.worlds:
@@ -121,26 +120,22 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
             ("transformer", transformer.measure, config.transformer),
         ):
             if count:
-                work[name] = partial(measure, range(config.first_seed, config.first_seed + count))
-        work["drift"] = partial(drift.measure, seeds, **net, bits=config.drifting)
+                work[name] = partial(measure, some(count))
+        work["drift"] = partial(drift.measure, seeds, net=net, bits=config.drifting)
         work["hyperbola"] = partial(hyperbola.measure, seeds, bits=config.drifting)
         work["theorem"] = partial(theorem.measure, seeds, nets=config.nets)
         work["census"] = partial(census.measure, seeds, coarser=config.coarser)
         work["extents"] = partial(extents.measure, seeds)
         work["ring"] = partial(ring.measure, seeds)
         for data in config.data:
-            trained = {"data": data, **net, "steps": config.steps}
+            arms = {"precisions": narrow, "placements": config.placements, "others": config.others}
             for name, measure in (
-                (
-                    "stagnation",
-                    partial(
-                        stagnation.measure, precisions=narrow, placements=config.placements, others=config.others, **trained
-                    ),
-                ),
-                ("repair", partial(repair.measure, precisions=config.repaired, **trained)),
-                ("floor", partial(floor.measure, data=data, **net, steps=2 * config.steps)),
+                ("stagnation", partial(stagnation.measure, **arms, steps=config.steps)),
+                ("repair", partial(repair.measure, precisions=config.repaired, steps=config.steps)),
+                ("floor", partial(floor.measure, steps=2 * config.steps)),
             ):
-                work[f"{name}, {data}"] = partial(_measured_on, _other(config, data), partial(measure, seeds))
+                fitted = partial(measure, seeds, net=config.net(data))
+                work[f"{name}, {data}"] = partial(_measured_on, _other(config, data), fitted)
     if "cross_entropy" in config.worlds:
         work["margins"] = partial(margins.measure, seeds, forms=config.forms)
 

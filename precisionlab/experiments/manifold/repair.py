@@ -30,8 +30,10 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import above, below, equal
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import train_arms, train_masked, visible
-from precisionlab.experiments.manifold.settings import Setting, float_arms, make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import Setting, float_arms, residuals_of, setting
 from precisionlab.landscape import jacobian, jacobian_spectrum, rank
 from precisionlab.landscape.flatness import flat_dimension
 from precisionlab.landscape.vectors import in_float64
@@ -52,11 +54,7 @@ _MARGIN = 0.3
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
+    net: Net = Net(),
     precisions: Sequence[int] = (4, 6, 8, 11),
     steps: int = 16384,
     draws: int = 256,
@@ -66,11 +64,7 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
+        net: what is trained.
         precisions: significand bits, with eight exponent bits.
         steps: of each descent, at most.
         draws: of stochastic rounding, for its mean.
@@ -83,10 +77,9 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or format.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = some_seeds("repair", seeds)
     tell = progress or (lambda *_: None)
-    sizes = {"d": points, "inputs": inputs, "hidden": hidden, "activation": activation}
-    given = setting(make_fits(data, seeds, **sizes), seeds)
+    given = setting(net, seeds)
     formats = float_arms(precisions)
     runs: dict[str, Callable[[], Any]] = {
         "neither": lambda: train_arms(given, {"float64": FLOAT64}, steps=steps),

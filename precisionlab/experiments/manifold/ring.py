@@ -30,6 +30,7 @@ import optax
 from precisionlab.arithmetic.policy import Policy
 from precisionlab.experiments.common.claiming import estimate, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_bits, some_seeds
 from precisionlab.numerics.formats import ieee_format
 from precisionlab.numerics.modes import nearest_even, stochastic
 from precisionlab.runs.results import Claim, Labelled
@@ -130,11 +131,7 @@ def measure(
     Raises:
         ValueError: if there is no seed, or a number is out of range.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("ring: got no seeds; give at least one, such as range(16).")
-    if len(bits) < 2 or list(bits) != sorted(set(bits)) or min(bits) < 3 or max(bits) > 53:
-        raise ValueError(f"ring: bits are significand bits, at least two, ascending, from 3 to 53; got {list(bits)}.")
+    seeds, bits = some_seeds("ring", seeds), some_bits("ring", bits)
     if steps < 1:
         raise ValueError(f"ring: steps must be at least 1; got {steps}.")
     ends = np.empty((len(seeds), len(_ARMS), len(bits), 2))

@@ -16,10 +16,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
+from precisionlab.experiments.common.requests import some_seeds
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.landscape import jacobian_spectrum, reach_minima, split_spaces
 from precisionlab.landscape.vectors import in_float64
 from precisionlab.numerics.formats import Format, fixed_point, ieee_format
-from precisionlab.problems.fitting import Fit, digits_fit, generic_fit
+from precisionlab.problems.fitting import Fit
 
 __all__ = [
     "EXPONENTS",
@@ -33,10 +35,9 @@ __all__ = [
     "float_arms",
     "half_square",
     "losses_at",
-    "make_fits",
+    "minima_of",
     "residuals_of",
     "setting",
-    "together",
 ]
 
 PRECISIONS = (3, 4, 5, 6, 8, 10, 11, 14, 16, 24, 53)
@@ -81,42 +82,21 @@ class Setting(NamedTuple):
     constraints: int
 
 
-def make_fits(data: str, seeds: Sequence[int], **sizes: Any) -> list[Fit]:
-    """A fit for each seed, of generic points or of digits.
-
-    Args:
-        data: "generic" or "digits".
-        seeds: of the points.
-        **sizes: of the net, see `generic_fit`.
-
-    Raises:
-        ValueError: for unknown data.
-    """
-    makers = {"generic": generic_fit, "digits": digits_fit}
-    if data not in makers:
-        raise ValueError(f"make_fits: data must be one of {', '.join(makers)}; got {data!r}.")
-    return [makers[data](seed=int(seed), **sizes) for seed in seeds]
-
-
-def setting(fits: Sequence[Fit], seeds: Sequence[int], *, distance: float = 0.5) -> Setting:
+def setting(net: Net, seeds: Sequence[int], *, distance: float = 0.5) -> Setting:
     """Find a minimum for each seed, and a start at a distance from it.
 
     Args:
-        fits: one for each seed, of one shape.
-        seeds: of the first weights and of the signs of the start's modes.
+        net: what is trained.
+        seeds: of the points, of the first weights and of the signs of the start's modes.
         distance: |start - minimum|, of weights whose root mean square is about 0.6.
 
     Raises:
-        ValueError: if there is no seed, or not one fit for each.
+        ValueError: if there is no seed, or what makes no fit.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or len(fits) != len(seeds) or len({(fit.n, fit.d, fit.r) for fit in fits}) > 1:
-        raise ValueError(f"setting: give one fit for each seed, of one shape; got {len(fits)} for {len(seeds)} seeds.")
+    seeds = some_seeds("setting", seeds)
     if not (np.isfinite(distance) and distance >= 0):
         raise ValueError(f"setting: distance must be a number, not negative; got {distance!r}.")
-    n, constraints = fits[0].n, fits[0].d * fits[0].r
-    residuals = together(fits)
-    found = exact_minima(residuals, [first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
+    residuals, found = minima_of(net, seeds)
     starts = found.theta + distance * np.stack(
         [_direction(residuals_of(residuals, s), found.theta[s], seed) for s, seed in enumerate(seeds)]
     )
@@ -126,7 +106,9 @@ def setting(fits: Sequence[Fit], seeds: Sequence[int], *, distance: float = 0.5)
             for s, points in enumerate(np.stack([found.theta, starts], axis=1))
         ]
     )
-    return Setting(residuals, found.theta, starts, found.reached, 2.0 ** -np.ceil(2 * np.log2(largest)), n, constraints)
+    lr = 2.0 ** -np.ceil(2 * np.log2(largest))
+    n, constraints = found.theta.shape[1], net.points * net.outputs
+    return Setting(residuals, found.theta, starts, found.reached, lr, n, constraints)
 
 
 def _direction(residuals: Partial, minimum: np.ndarray, seed: int) -> np.ndarray:
@@ -159,9 +141,16 @@ def exact_minima(residuals: Partial, thetas: Any) -> Minima:
     return Minima(*(np.stack([np.asarray(getattr(end, name)) for end in ends], axis=axis) for name in Minima._fields))
 
 
-def together(fits: Sequence[Fit]) -> Partial:
-    """The residuals of fits of one shape, their data stacked along a first axis of seeds."""
-    return jax.tree.map(lambda *data: np.stack(data), *[fit.residuals_at for fit in fits])
+def minima_of(net: Net, seeds: Sequence[int]) -> tuple[Partial, Minima]:
+    """The residuals of all seeds, as in a `Setting`, and a minimum near random weights of each.
+
+    Args:
+        net: what is to fit.
+        seeds: of the points and of the first weights; at least one.
+    """
+    fits = net.fits(seeds)
+    residuals = jax.tree.map(lambda *data: np.stack(data), *[fit.residuals_at for fit in fits])
+    return residuals, exact_minima(residuals, [first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
 
 
 def residuals_of(residuals: Partial, seed: int) -> Partial:

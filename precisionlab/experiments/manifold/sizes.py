@@ -26,6 +26,7 @@ import numpy as np
 
 from precisionlab.experiments.common.claiming import equal
 from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.answers import ROUNDINGS
 from precisionlab.experiments.manifold.counts import (
     SLOWER,
@@ -103,9 +104,7 @@ def measure(
     Raises:
         ValueError: for no seeds, numbers that do not ascend, or what makes no net or format.
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("sizes: got no seeds; give at least one, such as range(3).")
+    seeds = some_seeds("sizes", seeds)
     for name, given in (
         ("points", points),
         ("bits", bits),

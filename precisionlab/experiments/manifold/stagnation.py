@@ -33,7 +33,9 @@ from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import above, against, agreement, below, equal, finding, mean_where
 from precisionlab.experiments.common.measured import Finding, Measured
+from precisionlab.experiments.common.requests import some_seeds
 from precisionlab.experiments.manifold.arms import descend, train_arms
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.settings import (
     FIXED,
     NAMED,
@@ -41,7 +43,6 @@ from precisionlab.experiments.manifold.settings import (
     exact_minima,
     float_arms,
     half_square,
-    make_fits,
     residuals_of,
     setting,
 )
@@ -73,11 +74,7 @@ _COARSE = 6
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
+    net: Net = Net(),
     precisions: Sequence[int] = PRECISIONS,
     others: bool = True,
     placements: Sequence[str] = ("weights", "gradients", "all"),
@@ -88,11 +85,7 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
+        net: what is trained.
         precisions: significand bits, with eight exponent bits.
         others: whether the named formats, fixed point, and rounding toward zero (weights alone) are arms too.
         placements: which sites are rounded, each an arm of every precision.
@@ -109,12 +102,11 @@ def measure(
     Raises:
         ValueError: for no seeds, or what makes no fit or arm.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = some_seeds("stagnation", seeds)
     if not placements or placements[0] != "weights":
         raise ValueError(f'stagnation: placements must begin with "weights", whose spectra are taken; got {list(placements)}.')
     tell = progress or (lambda *_: None)
-    sizes = {"d": points, "inputs": inputs, "hidden": hidden, "activation": activation}
-    given = setting(make_fits(data, seeds, **sizes), seeds)
+    given = setting(net, seeds)
     tell("minima", 0.1)
     floats = float_arms(precisions)
     runs = [(floats, "nearest_even", placement) for placement in placements]

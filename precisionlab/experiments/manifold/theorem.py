@@ -12,58 +12,40 @@ Rank and nullity are whole numbers, so the claim is that they are right in every
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.tree_util import Partial
 
 from precisionlab.experiments.common.claiming import agreement
 from precisionlab.experiments.common.measured import Measured
-from precisionlab.experiments.manifold.settings import (
-    exact_minima,
-    first_weights,
-    half_square,
-    make_fits,
-    residuals_of,
-    together,
-)
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import half_square, minima_of, residuals_of
 from precisionlab.landscape import gap, hessian_spectrum, rank
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["CONTROLS", "GAP", "SMOOTH", "Net", "claims", "measure"]
+__all__ = ["CONTROLS", "GAP", "SMOOTH", "claims", "measure"]
 
 GAP = 1e8
 """The least ratio of eigenvalues across rank d r that counts as a gap; their median over seeds is 1e10 or more."""
 
 
-class Net(NamedTuple):
-    """Sizes of a net and its data, as `problems.fitting` takes them."""
-
-    d: int
-    r: int = 1
-    inputs: int = 2
-    hidden: int = 8
-    layers: int = 1
-    activation: str = "tanh"
-    data: str = "generic"
-
-
 SMOOTH: dict[str, Net] = {
-    "tanh": Net(4),
-    "tanh, 2 outputs": Net(3, r=2, inputs=3),
-    "tanh, 2 layers": Net(5, layers=2),
-    "softplus": Net(5, hidden=10, activation="softplus"),
-    "softplus, 3 outputs": Net(3, r=3, inputs=4, activation="softplus"),
-    "gelu": Net(6, inputs=3, activation="gelu"),
-    "gelu, digits": Net(6, r=2, inputs=4, activation="gelu", data="digits"),
+    "tanh": Net(4, inputs=2),
+    "tanh, 2 outputs": Net(3, outputs=2),
+    "tanh, 2 layers": Net(5, inputs=2, layers=2),
+    "softplus": Net(5, inputs=2, hidden=10, activation="softplus"),
+    "softplus, 3 outputs": Net(3, outputs=3, inputs=4, activation="softplus"),
+    "gelu": Net(6, activation="gelu"),
+    "gelu, digits": Net(6, outputs=2, inputs=4, activation="gelu", data="digits"),
     "tanh, digits": Net(8, inputs=6, hidden=12, data="digits"),
 }
 """Nets that meet the conditions, by name."""
 
 CONTROLS: dict[str, Net] = {
-    "linear": Net(8, layers=2, activation="linear"),
-    "under-parameterized": Net(24, hidden=3),
-    "relu": Net(5, hidden=12, activation="relu"),
+    "linear": Net(8, inputs=2, layers=2, activation="linear"),
+    "under-parameterized": Net(24, inputs=2, hidden=3),
+    "relu": Net(5, inputs=2, hidden=12, activation="relu"),
 }
 """Nets that do not."""
 
@@ -95,11 +77,9 @@ def measure(
     gaps, sizes, constraints = np.full(ranks.shape, np.nan), np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.int64)
     spectra = []
     for index, name in enumerate(chosen):
-        fields = known[name]._asdict()
-        fits = make_fits(fields.pop("data"), seeds, **fields)
-        residuals = together(fits)
-        found = exact_minima(residuals, [first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
-        sizes[index], constraints[index], reached[index] = fits[0].n, fits[0].d * fits[0].r, found.reached
+        net = known[name]
+        residuals, found = minima_of(net, seeds)
+        sizes[index], constraints[index], reached[index] = found.theta.shape[1], net.points * net.outputs, found.reached
         losses = [Partial(half_square, residuals_of(residuals, s)) for s in range(len(seeds))]
         rows = [hessian_spectrum(loss, point) for loss, point in zip(losses, found.theta, strict=True)]
         ranks[index] = [rank(row) for row in rows]

@@ -14,6 +14,7 @@ flatness came from lost updates alone there would be none without them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ import numpy as np
 from precisionlab.experiments.common.claiming import equal
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold.descent import descended
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.worlds import World, networks
 from precisionlab.landscape.vectors import in_float64
 from precisionlab.numerics.modes import nearest_even, stochastic
@@ -39,12 +41,9 @@ _SLOPE = 0.35
 def measure(
     seeds: Iterable[int],
     *,
-    data: str = "generic",
+    net: Net = Net(hidden=10),
     points: Sequence[int] = (2, 4, 6, 8),
     bits: Sequence[int] = (8, 11),
-    inputs: int = 3,
-    hidden: int = 10,
-    activation: str = "tanh",
     dial: float = 9.0,
     time: int = 256,
     progress: Callable[[str, float], Any] | None = None,
@@ -53,12 +52,9 @@ def measure(
 
     Args:
         seeds: at least one.
-        data: "generic" or "digits".
-        points: numbers of data points d, ascending, at least two.
+        net: what is trained, with more units than points.
+        points: numbers of data points d that it gets, ascending, at least two.
         bits: significand bits of the stored weights.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer, more than points.
-        activation: see `problems.fitting`.
         dial: -log2(lr mu) with decay.
         time: T in steps without decay; with it, T is 8 / (lr mu).
         progress: called with a few words and the share that is done.
@@ -74,11 +70,10 @@ def measure(
     if not seeds or len(points) < 2 or points != sorted(set(points)):
         raise ValueError(f"walkers: give at least one seed and two ascending numbers of points; got {seeds}, {points}.")
     tell = progress or (lambda *_: None)
-    net = {"inputs": inputs, "hidden": hidden, "activation": activation, "dial": dial}
     flat = np.empty((len(points), len(bits), len(seeds)))
     decayed, n = np.empty((len(bits), len(seeds))), 0
     for i, d in enumerate(points):
-        worlds = networks(data, seeds, points=d, **net)
+        worlds = networks(replace(net, points=d), seeds, dial=dial)
         n = worlds["square"].starts.shape[1]
         for k, p in enumerate(bits):
             flat[i, k] = spreading(worlds["square"], p, time)

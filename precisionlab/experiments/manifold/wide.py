@@ -24,7 +24,7 @@ import scipy.linalg
 from precisionlab.landscape.vectors import EPS
 from precisionlab.problems.fitting import Fit
 
-__all__ = ["Directions", "Zero", "curvatures", "directions", "gram", "largest_lr", "widened", "zero_near"]
+__all__ = ["Directions", "Linearized", "Zero", "largest_lr", "linearized", "widened", "zero_near"]
 
 _FEW = 2**16  # entries of J, below which it is decomposed itself
 _TOLERANCE = 1e-10  # root mean square of the residuals, whose targets are +-1
@@ -58,16 +58,71 @@ class Directions(NamedTuple):
     right: np.ndarray
 
 
-class _At(NamedTuple):
-    """What the net is made of at some weights: features and slopes (d, hidden), residuals (d,)."""
+class Linearized(NamedTuple):
+    """A tanh net with one hidden layer and one output, to first order around some weights; from `linearized`.
 
+    Attributes:
+        fit: the net.
+        features: (d, hidden) phi(W x + c).
+        slopes: (d, hidden) v phi'(W x + c).
+        residuals: (d,).
+    """
+
+    fit: Fit
     features: np.ndarray
     slopes: np.ndarray
     residuals: np.ndarray
 
+    @property
+    def loss(self) -> float:
+        """Half the sum of squared residuals."""
+        return 0.5 * float(self.residuals @ self.residuals)
 
-def gram(fit: Fit, theta: Any) -> np.ndarray:
-    """K = J J^T of a tanh net with one hidden layer and one output, (d, d), without J.
+    def gram(self) -> np.ndarray:
+        """K = J J^T, (d, d), without J."""
+        points = self.fit.inputs
+        return (1 + points @ points.T) * (self.slopes @ self.slopes.T) + self.features @ self.features.T + 1
+
+    def pulled_back(self, rows: np.ndarray) -> np.ndarray:
+        """J^T y for each row y of (k, d); (k, n), in the order in which a tree becomes a vector."""
+        weights = np.stack([self.fit.inputs.T @ (row[:, None] * self.slopes) for row in rows])
+        parts = [rows @ self.slopes, weights.reshape(len(rows), -1), rows.sum(axis=1, keepdims=True), rows @ self.features]
+        return np.concatenate(parts, axis=1)
+
+    def curvatures(self) -> np.ndarray:
+        """The eigenvalues of J^T J that are not zero to within rounding, descending; at most min(d, n).
+
+        Where J is small it is decomposed itself, and its singular values see twice as many digits as the eigenvalues of K do.
+        """
+        fit, most = self.fit, max(self.fit.d, self.fit.n)
+        if fit.d * fit.n <= _FEW:
+            values = np.linalg.svd(self.pulled_back(np.eye(fit.d)), compute_uv=False)
+            return values[values > most * EPS * values[0]] ** 2
+        values = np.linalg.eigvalsh(self.gram())[::-1]
+        return values[values > most * EPS * values[0]]
+
+    def directions(self) -> Directions:
+        """The directions in which the residuals change to first order, and how much.
+
+        Raises:
+            ValueError: if J is large, and there are fewer weights than residuals.
+        """
+        fit = self.fit
+        if fit.d * fit.n <= _FEW:
+            columns, sizes, right = np.linalg.svd(self.pulled_back(np.eye(fit.d)), full_matrices=False)
+            return Directions(sizes**2, columns.T, right)
+        if fit.n < fit.d:
+            raise ValueError(
+                f"directions: {fit.n} weights have fewer than d = {fit.d} directions; take a wider net or fewer points."
+            )
+        values, columns = np.linalg.eigh(self.gram())
+        left = columns.T[::-1]
+        right = self.pulled_back(left)
+        return Directions(values[::-1], left, right / np.linalg.norm(right, axis=1, keepdims=True))
+
+
+def linearized(fit: Fit, theta: Any) -> Linearized:
+    """A net to first order around some weights.
 
     Args:
         fit: the net.
@@ -82,23 +137,32 @@ def gram(fit: Fit, theta: Any) -> np.ndarray:
         >>> from precisionlab.problems.fitting import parity_fit
         >>> fit = parity_fit(4, inputs=3, hidden=5)
         >>> theta = first_weights(fit, 0)
-        >>> j = jacobian(fit.residuals_at, theta)
-        >>> bool(np.allclose(gram(fit, theta), j @ j.T, rtol=1e-12))
-        True
+        >>> here, j = linearized(fit, theta), jacobian(fit.residuals_at, theta)
+        >>> bool(np.allclose(here.gram(), j @ j.T, rtol=1e-12)), here.curvatures().shape, here.directions().right.shape
+        (True, (4,), (4, 26))
     """
-    return _gram(fit, _at(fit, theta))
+    params = fit.unflatten(np.asarray(theta, np.float64))
+    if fit.r != 1 or set(params) != {"layer1", "layer2"} or not fit.name.endswith("tanh"):
+        raise ValueError(
+            f"linearized: the closed form is that of a tanh net with one hidden layer and one output; got {fit.name}, with "
+            f"{len(params) - 1} hidden and {fit.r} outputs."
+        )
+    first, last = params["layer1"], params["layer2"]
+    features = np.tanh(fit.inputs @ first["weight"] + first["bias"])
+    slopes = last["weight"][:, 0] * (1 - features**2)
+    return Linearized(fit, features, slopes, features @ last["weight"][:, 0] + last["bias"][0] - fit.targets[:, 0])
 
 
 def zero_near(fit: Fit, theta: Any, *, steps: int = 60) -> Zero:
     """A zero of the residuals near a start; with fewer weights than residuals there may be none.
 
     Args:
-        fit: the net, as in `gram`.
+        fit: the net, as in `linearized`.
         theta: (n,) the start.
         steps: at most.
 
     Raises:
-        ValueError: as `gram`.
+        ValueError: as `linearized`.
 
     Example:
         >>> from precisionlab.experiments.manifold.settings import first_weights
@@ -108,84 +172,24 @@ def zero_near(fit: Fit, theta: Any, *, steps: int = 60) -> Zero:
         True
     """
     point = np.asarray(theta, np.float64)
-    here, damping = _at(fit, point), 0.0
-    loss = _half_square(here)
+    here, damping = linearized(fit, point), 0.0
     for done in range(steps):
-        if loss <= 0.5 * fit.d * _TOLERANCE**2:
-            return Zero(point, loss, done)
-        matrix = _gram(fit, here)
+        if here.loss <= 0.5 * fit.d * _TOLERANCE**2:
+            return Zero(point, here.loss, done)
+        matrix = here.gram()
         size = float(np.trace(matrix)) / fit.d
         damping = damping or 0.1 * size
         matrix[np.diag_indices(fit.d)] += damping + fit.d * EPS * size  # the second part: so that there are square roots
         multipliers = scipy.linalg.cho_solve(
             scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False), here.residuals
         )
-        there = point - _pulled_back(fit, here, multipliers[None, :])[0]
-        then = _at(fit, there)
-        if _half_square(then) < loss:
-            point, here, loss, damping = there, then, _half_square(then), damping / 10
+        there = point - here.pulled_back(multipliers[None, :])[0]
+        then = linearized(fit, there)
+        if then.loss < here.loss:
+            point, here, damping = there, then, damping / 10
         else:
             damping *= 4
-    return Zero(point, loss, steps)
-
-
-def curvatures(fit: Fit, theta: Any) -> np.ndarray:
-    """The eigenvalues of J^T J that are not zero to within rounding, descending; at most min(d, n).
-
-    Where J is small it is decomposed itself, and its singular values see twice as many digits as the eigenvalues of K do.
-
-    Args:
-        fit: the net, as in `gram`.
-        theta: (n,) weights.
-
-    Raises:
-        ValueError: as `gram`.
-
-    Example:
-        >>> from precisionlab.experiments.manifold.settings import first_weights
-        >>> from precisionlab.problems.fitting import parity_fit
-        >>> fit = parity_fit(4, inputs=3, hidden=5)
-        >>> curvatures(fit, first_weights(fit, 0)).shape
-        (4,)
-    """
-    here, most = _at(fit, theta), max(fit.d, fit.n)
-    if fit.d * fit.n <= _FEW:
-        values = np.linalg.svd(_pulled_back(fit, here, np.eye(fit.d)), compute_uv=False)
-        return values[values > most * EPS * values[0]] ** 2
-    values = np.linalg.eigvalsh(_gram(fit, here))[::-1]
-    return values[values > most * EPS * values[0]]
-
-
-def directions(fit: Fit, theta: Any) -> Directions:
-    """The directions in which a net's residuals change to first order, and how much.
-
-    Args:
-        fit: the net, as in `gram`.
-        theta: (n,) weights.
-
-    Raises:
-        ValueError: as `gram`.
-
-    Example:
-        >>> from precisionlab.experiments.manifold.settings import first_weights
-        >>> from precisionlab.problems.fitting import parity_fit
-        >>> fit = parity_fit(4, inputs=3, hidden=5)
-        >>> found = directions(fit, first_weights(fit, 0))
-        >>> bool(np.allclose(found.right @ found.right.T, np.eye(4), atol=1e-10))
-        True
-    """
-    here = _at(fit, theta)
-    if fit.d * fit.n <= _FEW:
-        columns, sizes, right = np.linalg.svd(_pulled_back(fit, here, np.eye(fit.d)), full_matrices=False)
-        return Directions(sizes**2, columns.T, right)
-    if fit.n < fit.d:
-        raise ValueError(
-            f"directions: {fit.n} weights have fewer than d = {fit.d} directions; take a wider net or fewer points."
-        )
-    values, columns = np.linalg.eigh(_gram(fit, here))
-    left = columns.T[::-1]
-    right = _pulled_back(fit, here, left)
-    return Directions(values[::-1], left, right / np.linalg.norm(right, axis=1, keepdims=True))
+    return Zero(point, here.loss, steps)
 
 
 def widened(fit: Fit, hidden: int, rows: Any) -> np.ndarray:
@@ -207,7 +211,7 @@ def widened(fit: Fit, hidden: int, rows: Any) -> np.ndarray:
         >>> from precisionlab.problems.fitting import parity_fit
         >>> fit, wide = parity_fit(4, inputs=3, hidden=5), parity_fit(4, inputs=3, hidden=9)
         >>> theta = first_weights(fit, 0)
-        >>> bool(np.allclose(gram(wide, widened(fit, 9, theta)) , gram(fit, theta)))
+        >>> bool(np.allclose(linearized(wide, widened(fit, 9, theta)).gram(), linearized(fit, theta).gram()))
         True
     """
     vectors = np.asarray(rows, np.float64)
@@ -237,32 +241,3 @@ def largest_lr(values: Any) -> float:
         (0.25, 0.25)
     """
     return float(2.0 ** -np.ceil(np.log2(np.max(values))))
-
-
-def _at(fit: Fit, theta: Any) -> _At:
-    params = fit.unflatten(np.asarray(theta, np.float64))
-    if fit.r != 1 or set(params) != {"layer1", "layer2"} or not fit.name.endswith("tanh"):
-        raise ValueError(
-            f"gram: the closed form is that of a tanh net with one hidden layer and one output; got {fit.name}, with "
-            f"{len(params) - 1} hidden and {fit.r} outputs."
-        )
-    first, last = params["layer1"], params["layer2"]
-    features = np.tanh(fit.inputs @ first["weight"] + first["bias"])
-    slopes = last["weight"][:, 0] * (1 - features**2)
-    return _At(features, slopes, features @ last["weight"][:, 0] + last["bias"][0] - fit.targets[:, 0])
-
-
-def _gram(fit: Fit, here: _At) -> np.ndarray:
-    return (1 + fit.inputs @ fit.inputs.T) * (here.slopes @ here.slopes.T) + here.features @ here.features.T + 1
-
-
-def _pulled_back(fit: Fit, here: _At, rows: np.ndarray) -> np.ndarray:
-    """J^T y for each row y of (k, d); (k, n), in the order in which a tree becomes a vector."""
-    weights = np.stack([fit.inputs.T @ (row[:, None] * here.slopes) for row in rows])
-    return np.concatenate(
-        [rows @ here.slopes, weights.reshape(len(rows), -1), rows.sum(axis=1, keepdims=True), rows @ here.features], axis=1
-    )
-
-
-def _half_square(here: _At) -> float:
-    return 0.5 * float(here.residuals @ here.residuals)

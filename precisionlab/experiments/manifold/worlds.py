@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from precisionlab.experiments.manifold.settings import make_fits, setting
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import setting
 from precisionlab.landscape.vectors import in_float64
 
 __all__ = ["NETWORKS", "Objective", "World", "joined", "margins_at", "networks", "objective", "predicted_bits"]
@@ -103,25 +104,12 @@ def predicted_bits(dial: float) -> float:
     return float(dial)
 
 
-def networks(
-    data: str,
-    seeds: Sequence[int],
-    *,
-    points: int = 5,
-    inputs: int = 3,
-    hidden: int = 8,
-    activation: str = "tanh",
-    dial: float = 9.0,
-) -> dict[str, World]:
+def networks(net: Net, seeds: Sequence[int], *, dial: float = 9.0) -> dict[str, World]:
     """The four worlds of one kind of net, each seed with data of its own.
 
     Args:
-        data: "generic" or "digits".
+        net: what is trained.
         seeds: at least one.
-        points: d, with one output each.
-        inputs: coordinates of a point.
-        hidden: units of the one hidden layer.
-        activation: see `problems.fitting`.
         dial: -log2(lr mu) where there is decay.
 
     Returns:
@@ -133,15 +121,14 @@ def networks(
         ValueError: for no seeds, or what makes no fit.
 
     Example:
-        >>> worlds = networks("generic", [100])
+        >>> worlds = networks(Net(), [100])
         >>> world = worlds["square_with_decay"]
         >>> world.starts.shape, float(np.log2(world.lr * world.data.decay)[0])
         ((1, 41), -9.0)
     """
-    fits = make_fits(data, seeds, d=points, inputs=inputs, hidden=hidden, activation=activation)
-    given = setting(fits, seeds)
+    given = setting(net, seeds)
     rates = {False: given.lr, True: 4 * given.lr}
-    targets = np.stack([fit.targets.reshape(-1) for fit in fits])
+    targets = given.residuals.args[1].reshape(len(seeds), -1)
     signs = np.broadcast_to(np.where(np.arange(targets.shape[1]) % 2, 1.0, -1.0), targets.shape)
     made = {}
     for name in NETWORKS:

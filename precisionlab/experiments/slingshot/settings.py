@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from precisionlab._nearest import allowed_names
+from precisionlab.experiments.common.requests import check_names, check_positive
 from precisionlab.experiments.slingshot.arms import REGISTERS
 from precisionlab.experiments.slingshot.tasks import TASKS
 from precisionlab.numerics.modes import MODES
@@ -53,26 +53,15 @@ class SlingshotConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything is."""
-        known = (("data", self.data, TASKS), ("registers", self.registers, REGISTERS), ("mode", (self.mode,), MODES))
-        for field, names, allowed in (*known, ("sized", self.sized, TASKS)):
-            if not names and field != "sized":
-                raise ValueError(f"{field} is empty; name at least one of {', '.join(allowed)}.")
-            for name in names:
-                if name not in allowed:
-                    raise ValueError(f'{field} holds an unknown name "{name}"; {allowed_names(name, allowed)}')
-            if len(set(names)) != len(names):
-                raise ValueError(f"{field} names {', '.join(names)}; name each once.")
+        check_names("data", self.data, TASKS)
+        check_names("registers", self.registers, REGISTERS)
+        check_names("mode", (self.mode,), MODES)
+        if self.sized:
+            check_names("sized", self.sized, TASKS)
         for field in ("steps", "longest"):
             if len(getattr(self, field)) != len(self.data):
                 raise ValueError(f"{field} is {getattr(self, field)}; give one number for each of {', '.join(self.data)}.")
-        for field, value in (
-            ("seeds", self.seeds),
-            ("size_seeds", self.size_seeds),
-            ("chunk", self.chunk),
-            ("width", self.width),
-        ):
-            if value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1.")
+        check_positive(self, "seeds", "size_seeds", "chunk", "width")
         if any(value < 1 or value % self.chunk for value in self.steps):
             raise ValueError(f"steps is {self.steps}; allowed are positive multiples of chunk={self.chunk}.")
         if not all(np.isfinite(value) and value >= 0.1 for value in self.longest):

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from precisionlab import BFLOAT16, nearest_even, stochastic
 from precisionlab.experiments.common.measured import Measured, on_other_data, taken_apart
 from precisionlab.experiments.manifold import drift, drift_law, hyperbola
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.noisy import World, descend_noisily
-from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola, drift_figure, hyperbola_figure
+from precisionlab.experiments.manifold.pictures.drift import draw_drift, draw_hyperbola
+from precisionlab.experiments.manifold.pictures.figures import FIGURES
 from precisionlab.experiments.manifold.settings import Setting, float_arms
 from precisionlab.runs.results import Claim, Labelled, Result
 from tests import oracle
@@ -322,7 +324,7 @@ def test_stochastic_rounding_and_two_values_can_fail_too():
 
 @pytest.mark.slow
 def test_nets_drift_as_predicted():
-    found = drift.measure(range(3), points=3, inputs=2, hidden=5, bits=(5, 12, 53), steps=512)
+    found = drift.measure(range(3), net=Net(points=3, inputs=2, hidden=5), bits=(5, 12, 53), steps=512)
     for name, array in found.arrays.items():
         assert array.values.shape == tuple(len(found.coords[dim]) for dim in array.dims), name
     assert taken_apart(found)["drift", ""].arrays.keys() == found.arrays.keys()
@@ -344,10 +346,11 @@ def test_figures_show_what_was_measured_and_say_what_was_not():
     world = a_drift({"gaussian": STEP})
     both = on_other_data(world, "digits")
     found = Measured({**world.coords, **both.coords}, {**world.arrays, **both.arrays})
-    made = Result("manifold", {}, found.coords, found.arrays)
-    figure = drift_figure(made)
-    assert [len(part.axes) for part in figure.subfigs] == [3, 3]
-    assert "not measured" in hyperbola_figure(made).texts[0].get_text()
+    made = Result("manifold", {"data": ("generic", "digits")}, found.coords, found.arrays)
+    drawn = {caption: draw(made) for caption, draw in FIGURES.items()}
+    parts = drawn.pop("Drift: what is left of it after zero loss, in nets").subfigs
+    assert [(len(part.axes), part.get_suptitle()) for part in parts] == [(3, "random points"), (3, "digits")]
+    assert all("was not measured in this run" in figure.axes[0].texts[0].get_text() for figure in drawn.values())
     plt.close("all")
 
 
@@ -358,7 +361,7 @@ def test_bad_input_is_refused():
         drift.measure([0], steps=6)
     with pytest.raises(ValueError, match="decay above 0"):
         drift.measure([0], decay=0.0)
-    with pytest.raises(ValueError, match="one fit for each seed"):
+    with pytest.raises(ValueError, match="drift: got no seeds"):
         drift.measure([])
     with pytest.raises(ValueError, match="got no seeds"):
         hyperbola.measure([])

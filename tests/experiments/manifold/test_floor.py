@@ -9,17 +9,19 @@ from matplotlib.figure import Figure
 
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import floor
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.pictures.floors import draw_loss_floor
-from precisionlab.experiments.manifold.settings import make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.settings import residuals_of, setting
 from precisionlab.landscape import jacobian
 from precisionlab.runs.results import Labelled
 
 mpl.use("Agg")
+NET = Net(points=3, inputs=2, hidden=6)
 
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return floor.measure(range(3), points=3, inputs=2, hidden=6, precisions=(8, 18, 20, 22), steps=8192)
+    return floor.measure(range(3), net=NET, precisions=(8, 18, 20, 22), steps=8192)
 
 
 def values(measured: Measured, name: str) -> Any:
@@ -35,7 +37,7 @@ def changed(measured: Measured, **arrays: Any) -> Measured:
 
 @pytest.mark.slow
 def test_what_is_seen_follows_from_the_softest_mode(measured: Measured) -> None:
-    given = setting(make_fits("generic", range(3), d=3, inputs=2, hidden=6), range(3))
+    given = setting(NET, range(3))
     for seed in range(3):
         exact = np.linalg.svd(jacobian(residuals_of(given.residuals, seed), given.minima[seed]))[1] ** 2
         seen = np.log2(np.linalg.norm(given.minima[seed]) * np.sqrt(3) / (given.lr[seed] * exact.min() * 0.5))

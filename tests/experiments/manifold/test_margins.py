@@ -9,6 +9,7 @@ import pytest
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import margins
 from precisionlab.experiments.manifold.pictures.margins import draw_margins
+from precisionlab.experiments.manifold.vanishing import LOSSES
 from precisionlab.runs.results import Labelled
 
 mpl.use("agg")
@@ -25,7 +26,7 @@ def test_searched_margins_are_those_of_the_law(measured: Measured) -> None:
     """Every form and part, with every operation rounded to p bits: exactly."""
     found, predicted = (measured.arrays[f"margins_{name}"].values for name in ("found", "predicted"))
     for i, p in enumerate(BITS):
-        for j, form in enumerate(margins.LOSSES):
+        for j, form in enumerate(LOSSES):
             assert found[i, j].tolist() == predicted[i, j].tolist(), (p, form)
 
 
@@ -33,7 +34,7 @@ def test_searched_margins_are_those_of_the_law(measured: Measured) -> None:
 def test_training_agrees_with_the_law(measured: Measured) -> None:
     arrays = {name: array.values for name, array in measured.arrays.items()}
     assert not arrays["margins_contradictions"].any()
-    law = arrays["margins_predicted"][:, list(margins.LOSSES).index("log_softmax"), 0]
+    law = arrays["margins_predicted"][:, list(LOSSES).index("log_softmax"), 0]
     assert (arrays["margins_before"] < law).all()
     assert (arrays["margins_after"] >= law).all()
     assert arrays["margins_still"].all()
@@ -99,7 +100,7 @@ def test_figure(measured: Measured) -> None:
     from matplotlib.figure import Figure
 
     axes = draw_margins(measured, Figure().subplots())
-    assert len(axes.lines) > len(margins.LOSSES)
+    assert len(axes.lines) > len(LOSSES)
 
 
 def test_bad_input_is_refused() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from precisionlab.experiments.manifold import directions, planted
 from precisionlab.experiments.manifold.decision import decide
-from precisionlab.experiments.manifold.settings import first_weights, make_fits
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import first_weights
 from precisionlab.experiments.manifold.worlds import networks
 
 
@@ -56,11 +57,11 @@ def test_a_number_of_pairs_out_of_range_is_refused() -> None:
 def test_random_weights_in_place_of_training_decide_nothing() -> None:
     """The nets of the run, asked where they begin: the Jacobian has its null space there too, and nobody may be told so."""
     seeds = list(range(5))
-    fits = make_fits("generic", seeds, d=5, inputs=3, hidden=8)
+    fits = Net().fits(seeds)
     starts = np.stack([first_weights(fit, seed) for fit, seed in zip(fits, seeds, strict=True)])
     worlds = {
         name: world._replace(starts=starts, trained=False)
-        for name, world in networks("generic", seeds).items()
+        for name, world in networks(Net(), seeds).items()
         if name in ("square", "square_with_decay")
     }
     measured = directions.counted("directions", worlds, seeds, (8,), (8,), 1024, 1024)

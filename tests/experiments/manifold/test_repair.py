@@ -9,18 +9,20 @@ from matplotlib.figure import Figure
 
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import repair
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.pictures.training import draw_two_by_two
-from precisionlab.experiments.manifold.settings import float_arms, make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.settings import float_arms, residuals_of, setting
 from precisionlab.landscape import jacobian
 from precisionlab.runs.results import Labelled
 from tests import oracle
 
 mpl.use("Agg")
+NET = Net(points=3, inputs=2, hidden=5)
 
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return repair.measure(range(3), points=3, inputs=2, hidden=5, precisions=(7,), steps=4096, draws=64)
+    return repair.measure(range(3), net=NET, precisions=(7,), steps=4096, draws=64)
 
 
 def values(measured: Measured, name: str) -> Any:
@@ -29,7 +31,7 @@ def values(measured: Measured, name: str) -> Any:
 
 @pytest.mark.slow
 def test_cells_are_counted_as_numpy_counts_them(measured: Measured) -> None:
-    given = setting(make_fits("generic", range(3), d=3, inputs=2, hidden=5), range(3))
+    given = setting(NET, range(3))
     fmt, rng = float_arms((7,))["p7e8"], np.random.default_rng(0)
     for seed in range(3):
         theta = given.minima[seed]

@@ -14,13 +14,13 @@ import precisionlab as pl
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import stagnation
 from precisionlab.experiments.manifold.arms import descend, train_arms, train_masked, visible
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.pictures.training import draw_spectra, draw_unfreezing
 from precisionlab.experiments.manifold.settings import (
     Setting,
     exact_minima,
     float_arms,
     losses_at,
-    make_fits,
     residuals_of,
     setting,
 )
@@ -30,18 +30,18 @@ from tests import oracle
 
 mpl.use("Agg")
 SEEDS = (0, 1)
-SIZES: dict[str, Any] = {"d": 3, "inputs": 2, "hidden": 5}
+NET = Net(points=3, inputs=2, hidden=5)
 
 
 @pytest.fixture(scope="module")
 def given() -> Setting:
-    return setting(make_fits("generic", SEEDS, **SIZES), SEEDS)
+    return setting(NET, SEEDS)
 
 
 def gradient(given: Setting, seed: int, theta: np.ndarray) -> np.ndarray:
     """Of half the squared residuals of a tanh net with one hidden layer and one output, by hand."""
     inputs, targets = (np.asarray(leaf) for leaf in jax.tree.leaves(residuals_of(given.residuals, seed)))
-    k, h = SIZES["inputs"], SIZES["hidden"]
+    k, h = NET.inputs, NET.hidden
     bias, weight = theta[:h], theta[h : h + k * h].reshape(k, h)
     last, out = theta[h + k * h], theta[h + k * h + 1 :]
     hidden = np.tanh(inputs @ weight + bias)
@@ -85,7 +85,7 @@ def test_an_arm_is_the_loop_by_hand(given: Setting, rounding: str) -> None:
 
 @pytest.mark.slow
 def test_a_seed_does_not_depend_on_its_company() -> None:
-    both, alone = (setting(make_fits("generic", seeds, **SIZES), seeds) for seeds in ((2, 0), (0,)))
+    both, alone = (setting(NET, seeds) for seeds in ((2, 0), (0,)))
     assert both.lr.tolist() == [2.0**-5, 2.0**-4]
     together, one = (train_arms(given, float_arms((5,)), steps=64, chunk=64).theta[0] for given in (both, alone))
     np.testing.assert_array_equal(together[1], one[0])
@@ -164,19 +164,17 @@ def test_unknown_arms_are_refused(given: Setting) -> None:
     for wrong in wrongs:
         with pytest.raises(ValueError, match=r"train_arms: rounding must be one of nearest_even, .*placement one of weights"):
             train_arms(given, float_arms((4,)), **wrong)
-    with pytest.raises(ValueError, match=r"setting: give one fit for each seed"):
-        setting(make_fits("generic", (0,), **SIZES), (0, 1))
-    with pytest.raises(ValueError, match=r"make_fits: data must be one of generic, digits; got 'noise'"):
-        make_fits("noise", (0,))
+    with pytest.raises(ValueError, match=r"setting: got no seeds; give at least one"):
+        setting(NET, ())
+    with pytest.raises(ValueError, match=r"Net: data must be one of generic, digits; got 'noise'"):
+        Net(data="noise")
     with pytest.raises(ValueError, match=r'stagnation: placements must begin with "weights"'):
         stagnation.measure((0,), placements=("all",))
 
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return stagnation.measure(
-        range(3), points=3, inputs=2, hidden=5, precisions=(4, 8), placements=("weights",), others=False, steps=2048
-    )
+    return stagnation.measure(range(3), net=NET, precisions=(4, 8), placements=("weights",), others=False, steps=2048)
 
 
 def values(measured: Measured, name: str) -> Any:
@@ -188,7 +186,7 @@ def test_what_is_measured_is_what_it_says(measured: Measured) -> None:
     for name, array in measured.arrays.items():
         assert array.values.shape == tuple(len(measured.coords[dim]) for dim in array.dims), name
         assert name.startswith("stagnation_")
-    given = setting(make_fits("generic", range(3), **SIZES), range(3))
+    given = setting(NET, range(3))
     ends = train_arms(given, float_arms((4, 8)), steps=2048)
     np.testing.assert_array_equal(values(measured, "loss"), ends.loss)
     np.testing.assert_allclose(values(measured, "loss_after")[..., 0], ends.loss, rtol=1e-12)

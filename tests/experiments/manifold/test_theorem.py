@@ -7,7 +7,7 @@ import pytest
 
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import theorem
-from precisionlab.experiments.manifold.settings import make_fits, residuals_of, setting
+from precisionlab.experiments.manifold.settings import residuals_of, setting
 from precisionlab.runs.results import Labelled
 
 SEEDS = (3, 4)
@@ -22,9 +22,7 @@ def measured() -> Measured:
 @pytest.mark.slow
 def test_spectra_are_those_of_numpy(measured: Measured) -> None:
     assert measured.coords["theorem_net"] == list(NETS)
-    net = theorem.SMOOTH["tanh"]
-    sizes = {name: value for name, value in net._asdict().items() if name != "data"}
-    given = setting(make_fits("generic", SEEDS, **sizes), SEEDS, distance=0.0)
+    given = setting(theorem.SMOOTH["tanh"], SEEDS, distance=0.0)
     for s in range(len(SEEDS)):
         with jax.enable_x64(True):
             jacobian = np.asarray(jax.jacfwd(residuals_of(given.residuals, s))(jnp.asarray(given.minima[s])))

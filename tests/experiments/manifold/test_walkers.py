@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from precisionlab.experiments.common.measured import Measured
 from precisionlab.experiments.manifold import planted, walkers
+from precisionlab.experiments.manifold.nets import Net
 from precisionlab.experiments.manifold.pictures.probes import draw_walkers
 from precisionlab.runs.results import Labelled
 
@@ -21,7 +22,7 @@ def test_planted_worlds_are_told_apart() -> None:
 @pytest.mark.slow
 def test_dimension_falls_with_every_point_and_goes_with_decay() -> None:
     """The review's numbers, at 39 and 35 of 41: the count follows the data, inside the format."""
-    measured = walkers.measure(range(3), points=(2, 6), bits=(11,), hidden=8)
+    measured = walkers.measure(range(3), net=Net(), points=(2, 6), bits=(11,))
     np.testing.assert_allclose(measured.arrays["walkers_flat"].values[:, 0], [[39] * 3, [35] * 3], atol=2)
     assert np.median(measured.arrays["walkers_decayed"].values) <= 2
     assert draw_walkers(measured, Figure().subplots()).lines

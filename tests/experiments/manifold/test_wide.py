@@ -19,7 +19,7 @@ def net() -> tuple[Fit, np.ndarray, np.ndarray]:
 
 def test_gram_is_that_of_the_jacobian(net: tuple[Fit, np.ndarray, np.ndarray]) -> None:
     fit, theta, matrix = net
-    np.testing.assert_allclose(wide.gram(fit, theta), matrix @ matrix.T, rtol=1e-12)
+    np.testing.assert_allclose(wide.linearized(fit, theta).gram(), matrix @ matrix.T, rtol=1e-12)
 
 
 @pytest.mark.parametrize("few", [0, 2**16])
@@ -29,18 +29,20 @@ def test_directions_are_singular_vectors(
     """From K and from J itself."""
     monkeypatch.setattr(wide, "_FEW", few)
     fit, theta, matrix = net
-    found = wide.directions(fit, theta)
+    here = wide.linearized(fit, theta)
+    found = here.directions()
     sizes = np.linalg.svd(matrix, compute_uv=False)
     np.testing.assert_allclose(found.values, sizes**2, rtol=1e-9)
-    np.testing.assert_allclose(wide.curvatures(fit, theta), sizes**2, rtol=1e-9)
+    np.testing.assert_allclose(here.curvatures(), sizes**2, rtol=1e-9)
     np.testing.assert_allclose(found.left @ matrix, np.sqrt(found.values)[:, None] * found.right, atol=1e-7)
 
 
 def test_fewer_weights_than_points_have_as_many_directions_as_weights() -> None:
     fit = parity_fit(20, inputs=3, hidden=2)
-    found = wide.directions(fit, first_weights(fit, 0))
+    here = wide.linearized(fit, first_weights(fit, 0))
+    found = here.directions()
     assert found.right.shape == (fit.n, fit.n)
-    assert len(wide.curvatures(fit, first_weights(fit, 0))) == fit.n == 11
+    assert len(here.curvatures()) == fit.n == 11
 
 
 def test_a_zero_is_found_near_the_start() -> None:
@@ -81,7 +83,5 @@ def test_the_largest_learning_rate_is_a_power_of_two_that_is_stable() -> None:
 
 def test_other_nets_are_refused() -> None:
     for fit in (parity_fit(5, activation="relu"), parity_fit(5, layers=2), digits_fit(5, r=3)):
-        with pytest.raises(
-            ValueError, match="gram: the closed form is that of a tanh net with one hidden layer and one output"
-        ):
-            wide.gram(fit, first_weights(fit, 0))
+        with pytest.raises(ValueError, match="linearized: the closed form is that of a tanh net with one hidden layer"):
+            wide.linearized(fit, first_weights(fit, 0))

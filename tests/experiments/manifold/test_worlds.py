@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precisionlab.experiments.manifold.settings import make_fits, residuals_of
+from precisionlab.experiments.manifold.nets import Net
+from precisionlab.experiments.manifold.settings import residuals_of
 from precisionlab.experiments.manifold.worlds import NETWORKS, joined, margins_at, networks, objective
 from precisionlab.landscape import jacobian
+
+NET = Net(points=4, inputs=2, hidden=6)
 
 
 def test_losses_are_those_of_their_names() -> None:
     seeds = [3, 4]
-    made, fits = (
-        networks("generic", seeds, points=4, inputs=2, hidden=6, dial=7.0),
-        make_fits("generic", seeds, d=4, inputs=2, hidden=6),
-    )
+    made, fits = networks(NET, seeds, dial=7.0), NET.fits(seeds)
     assert tuple(made) == NETWORKS
     random = np.random.default_rng(0)
     for place, fit in enumerate(fits):
@@ -39,7 +39,7 @@ def test_losses_are_those_of_their_names() -> None:
 
 
 def test_seeds_of_joined_worlds_are_one_after_another() -> None:
-    made = networks("generic", [3, 4], points=4, inputs=2, hidden=6)
+    made = networks(NET, [3, 4])
     together = joined([made["square"], made["cross_entropy"]])
     np.testing.assert_array_equal(together.data.crossed, [0, 0, 1, 1])
     one = together.of(np.array([3]))
@@ -49,9 +49,9 @@ def test_seeds_of_joined_worlds_are_one_after_another() -> None:
 
 def test_margins_are_those_of_the_least_sure_point() -> None:
     seeds = [3, 4]
-    made = networks("generic", seeds, points=4, inputs=2, hidden=6)
+    made = networks(NET, seeds)
     found = margins_at(made["cross_entropy"], made["cross_entropy"].starts)
-    for place, fit in enumerate(make_fits("generic", seeds, d=4, inputs=2, hidden=6)):
+    for place, fit in enumerate(NET.fits(seeds)):
         with jax.enable_x64(True):
             params = fit.unflatten(jnp.asarray(made["cross_entropy"].starts[place]))
             outputs = np.asarray(fit.predict(params, fit.inputs))[:, 0]

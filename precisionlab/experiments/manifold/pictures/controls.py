@@ -14,15 +14,7 @@ __all__ = ["draw_ring", "draw_theorem"]
 
 
 def draw_theorem(measured: Measured, axes: Axes) -> Axes:
-    """Eigenvalues of every net by magnitude, over the largest; left of the line the steep ones.
-
-    Args:
-        measured: from `theorem.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Eigenvalues of every net by magnitude, over the largest; left of the line the steep ones."""
     values, nets = measured.arrays["theorem_values"].values, [name for name in measured.coords["theorem_net"] if name in SMOOTH]
     constraints = measured.arrays["theorem_constraints"].values
     for index, name in enumerate(nets):
@@ -39,15 +31,7 @@ def draw_theorem(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_ring(measured: Measured, figure: Any) -> Any:
-    """The ring with the end points at some precisions, and the share that collapsed against the precision.
-
-    Args:
-        measured: from `ring.measure`.
-        figure: an empty figure.
-
-    Returns:
-        The figure, with two axes.
-    """
+    """The ring with the end points at some precisions, and the share that collapsed against the precision."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     _draw_ends(measured, left)
     _draw_shares(measured, right)

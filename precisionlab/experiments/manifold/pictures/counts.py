@@ -20,11 +20,7 @@ _ARMS = {
 
 
 def draw_counts(parts: Mapping[str, Measured]) -> Figure:
-    """A panel for each world, a column for each number of bits: every seed a dot, the median a bar.
-
-    Args:
-        parts: by the words for its data, from `directions.measure`.
-    """
+    """A panel for each world, a column for each number of bits: every seed a dot, the median a bar."""
     first = next(iter(parts.values()))
     worlds = list(first.coords["directions_world"])
     figure, axes = plt.subplots(len(parts), len(worlds), figsize=(3.2 * len(worlds), 3.4 * len(parts)), layout="constrained")

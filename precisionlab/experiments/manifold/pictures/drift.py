@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from precisionlab.experiments.common.measured import Measured, taken_apart
-from precisionlab.experiments.common.panels import AMBER, BLUE, DOT, GREEN, PINK, VERMILION, finished
+from precisionlab.experiments.common.measured import Measured
+from precisionlab.experiments.common.panels import AMBER, BELOW, BLUE, DOT, GREEN, PINK, VERMILION, finished
 from precisionlab.experiments.manifold.drift import WORLDS
 from precisionlab.experiments.manifold.hyperbola import NOISES
-from precisionlab.runs.results import Result
 
-__all__ = ["draw_drift", "draw_hyperbola", "drift_figure", "hyperbola_figure"]
+__all__ = ["draw_drift", "draw_hyperbola"]
 
 _WORDS = {
     "gaussian": (BLUE, "Gaussian label noise"),
@@ -24,39 +22,8 @@ _WIDEST = 15
 """Where 53 bits stand on an axis of bits."""
 
 
-def drift_figure(result: Result) -> Any:
-    """A figure of the drift in nets, one row for each of the data on which it was measured."""
-    return _figure(result, "drift", draw_drift, (13.0, 5.2))
-
-
-def hyperbola_figure(result: Result) -> Any:
-    """A figure of the drift in two weights."""
-    return _figure(result, "hyperbola", draw_hyperbola, (11.0, 5.2))
-
-
-def _figure(result: Result, name: str, draw: Any, size: tuple[float, float]) -> Any:
-    parts = [(data, part) for (of, data), part in taken_apart(Measured(result.coords, result.arrays)).items() if of == name]
-    figure = plt.figure(figsize=(size[0], size[1] * max(len(parts), 1)), layout="constrained")
-    if not parts:
-        figure.text(0.5, 0.5, f"{name} was not measured in this run", ha="center")
-        return figure
-    for place, (data, part) in zip(figure.subfigures(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
-        draw(part, place)
-        if data:
-            place.suptitle({"generic": "random points", "digits": "digits"}[data])
-    return figure
-
-
 def draw_drift(measured: Measured, figure: Any) -> Any:
-    """Shares of the drift under both roundings, laws as lines; and how far nets walk that nothing should move.
-
-    Args:
-        measured: from `drift.measure`.
-        figure: where to draw, with a constrained layout.
-
-    Returns:
-        The figure.
-    """
+    """Shares of the drift under both roundings, laws as lines; and how far nets walk that nothing should move."""
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     bits, kept = _places(measured.coords["drift_bits"]), measured.arrays["drift_kept"].values[-1]
     stored, alone = (np.median(measured.arrays[f"drift_{name}"].values, axis=-1) for name in ("stored", "alone"))
@@ -76,21 +43,13 @@ def draw_drift(measured: Measured, figure: Any) -> Any:
     left.plot([], [], color=BLUE, lw=1.4, ls=":", label="representation, of the drift alone (Gaussian)")
     left.set_ylabel("drift along the minima, beside float64's")
     _draw_walk(measured, right)
-    finished(left, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize="small")
+    finished(left, **BELOW)
     middle.grid(alpha=0.25)
     return figure
 
 
 def draw_hyperbola(measured: Measured, figure: Any) -> Any:
-    """Two weights: what is left of the drift against bits; and in one format against the size of the noise, with its law.
-
-    Args:
-        measured: from `hyperbola.measure`.
-        figure: where to draw, with a constrained layout.
-
-    Returns:
-        The figure.
-    """
+    """Two weights: what is left of the drift against bits; and in one format against the size of the noise, with its law."""
     left, right = figure.subplots(1, 2)
     bits, kept = _places(measured.coords["hyperbola_bits"]), measured.arrays["hyperbola_kept"].values
     for k, noise in enumerate(NOISES):
@@ -122,7 +81,7 @@ def draw_hyperbola(measured: Measured, figure: Any) -> Any:
         xlabel="size of the step's noise, in gaps (6 bits, x = 1.5)", ylabel="drift of x, beside float64's", ylim=(-4, 12)
     )
     for axes in (left, right):
-        finished(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize="small")
+        finished(axes, **BELOW)
     return figure
 
 
@@ -145,7 +104,7 @@ def _draw_walk(measured: Measured, axes: Axes) -> None:
     axes.set(xscale="log", yscale="log", title="no noise, no decay", xlabel="steps", ylabel="way along the minima / |w|")
     axes.set_xticks(times, [str(time) for time in times])
     axes.minorticks_off()
-    finished(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize="small")
+    finished(axes, **BELOW)
 
 
 def _draw_shares(axes: Axes, x: np.ndarray, shares: np.ndarray, colour: str, label: str | None) -> None:

@@ -11,15 +11,7 @@ __all__ = ["draw_loss_floor"]
 
 
 def draw_loss_floor(measured: Measured, axes: Axes) -> Axes:
-    """The loss that formats leave against p, every seed thin and its part that sees every mode thick, with the predicted slope.
-
-    Args:
-        measured: from `floor.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """The loss that formats leave against p, with the predicted slope; every seed thin, and thick where p sees every mode."""
     bits = np.asarray(measured.coords["floor_precision"], np.float64)
     logs = np.log2(np.maximum(measured.arrays["floor_loss"].values, 1e-32))
     axes.plot(bits, logs, color="0.6", lw=0.6, alpha=0.6)

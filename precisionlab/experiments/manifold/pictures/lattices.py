@@ -17,15 +17,7 @@ _MARKS = {"fixed": "o", "floating": "s"}
 
 
 def draw_census(measured: Measured, axes: Axes) -> Axes:
-    """Counts against bits for every seed, their mean, and the predicted slopes.
-
-    Args:
-        measured: from `census.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Counts against bits for every seed, their mean, and the predicted slopes."""
     bits = np.asarray(measured.coords["census_bits"], np.float64)
     counts = measured.arrays["census_count"].values
     for j, d in enumerate(measured.coords["census_points"]):
@@ -38,15 +30,7 @@ def draw_census(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_extents(measured: Measured, axes: Axes) -> Axes:
-    """Extents against bits, every seed thin, their mean with the predicted slope, and the isolated minimum.
-
-    Args:
-        measured: from `extents.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Extents against bits, every seed thin, their mean with the predicted slope, and the isolated minimum."""
     bits = np.asarray(measured.coords["extents_bits"], np.float64)
     lengths = measured.arrays["extents_length"].values
     series = [(direction, predicted, lengths[:, :, k]) for k, (direction, predicted) in enumerate(DIRECTIONS.items())]

@@ -19,15 +19,7 @@ _LAWS = (
 
 
 def draw_margins(measured: Measured, axes: Axes) -> Axes:
-    """Threshold margins against significand bits: searched and trained ones on the lines of the law.
-
-    Args:
-        measured: from `margins.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Threshold margins against significand bits: searched and trained ones on the lines of the law."""
     bits = np.asarray(measured.coords["margins_bits"])
     found, predicted = (measured.arrays[f"margins_{name}"].values for name in ("found", "predicted"))
     forms = list(measured.coords["margins_form"])

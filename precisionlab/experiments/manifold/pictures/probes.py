@@ -11,15 +11,7 @@ __all__ = ["draw_decay", "draw_walkers"]
 
 
 def draw_decay(measured: Measured, axes: Axes) -> Axes:
-    """Motion along the old manifold, relative to float64's, against the bits: every seed thin, their mean with marks.
-
-    Args:
-        measured: from `decay.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Motion along the old manifold, relative to float64's, against the bits: every seed thin, their mean with marks."""
     offsets = np.asarray(measured.coords["decay_offset"], np.float64)
     for i, (dial, colour) in enumerate(zip(measured.coords["decay_dial"], COLOURS[1:], strict=False)):
         motion = measured.arrays["decay_motion"].values[i]
@@ -32,15 +24,7 @@ def draw_decay(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_walkers(measured: Measured, axes: Axes) -> Axes:
-    """Directions in which walkers spread, against the number of points: every seed a dot, and n - d as a line.
-
-    Args:
-        measured: from `walkers.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Directions in which walkers spread, against the number of points: every seed a dot, and n - d as a line."""
     points, n = np.asarray(measured.coords["walkers_points"]), int(measured.arrays["walkers_size"].values)
     axes.plot(points, n - points, color="0.4", lw=1.5, label="geometry: n - d")
     axes.axhline(0, color="0.4", lw=1.5, ls=":", label="representation: none without lost updates")

@@ -1,5 +1,6 @@
 """Realistic sizes: what formats see, answer and reduce, against the data, and against n as it passes d r."""
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,11 @@ from precisionlab.experiments.common.panels import AMBER, BLUE, DOT, GREEN, PINK
 __all__ = ["draw_answered", "draw_reduced", "draw_seen", "draw_sizes", "draw_swept"]
 
 _COLOURS = (VERMILION, AMBER, GREEN, PINK, BLUE)
+_GEOMETRY: dict[str, Any] = {"color": "0.3", "lw": 1, "ls": "--"}
 
 
 def draw_sizes(measured: Measured, figure: Any) -> Any:
-    """All four panels; the last is empty where nothing was trained.
-
-    Args:
-        measured: from `sizes.measure`.
-        figure: a matplotlib figure, empty.
-
-    Returns:
-        The figure.
-    """
+    """All four panels; the last is empty where nothing was trained."""
     panels = [draw_seen, draw_answered, draw_swept, draw_reduced]
     places = figure.subplots(2, 2).ravel()
     if not measured.coords["sizes_trained"]:
@@ -34,19 +28,10 @@ def draw_sizes(measured: Measured, figure: Any) -> Any:
 
 
 def draw_seen(measured: Measured, axes: Axes) -> Axes:
-    """Directions that lr lambda > 2^-p sees against the number of data, beside all that real arithmetic holds.
-
-    Args:
-        measured: from `sizes.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Directions that lr lambda > 2^-p sees against the number of data, beside all that real arithmetic holds."""
     points, seen = np.asarray(measured.coords["sizes_points"]), measured.arrays["sizes_seen"].values
-    axes.loglog(points, points, color="0.3", lw=1, ls="--", label="geometry: d r, at every p")
-    for j, p in enumerate(measured.coords["sizes_bits"]):
-        colour = _COLOURS[j % len(_COLOURS)]
+    axes.loglog(points, points, label="geometry: d r, at every p", **_GEOMETRY)
+    for j, (p, colour) in enumerate(zip(measured.coords["sizes_bits"], cycle(_COLOURS), strict=False)):
         axes.loglog(points, seen[1, :, 0, j].mean(axis=1), "o-", color=colour, label=f"{p} bits", **DOT)
         axes.loglog(points, seen[0, :, 0, j].mean(axis=1), ":", color=colour, lw=1.2)
     axes.plot([], [], ":", color="0.3", lw=1.2, label="at random weights")
@@ -55,20 +40,11 @@ def draw_seen(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_answered(measured: Measured, axes: Axes) -> Axes:
-    """Pushes answered, less those answered the wrong way, against the number of data, at the largest lr and a 64th of it.
-
-    Args:
-        measured: from `sizes.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Pushes answered, less those answered the wrong way, against the number of data, at the largest lr and a 64th of it."""
     pushed, answered = np.asarray(measured.coords["sizes_pushed"]), measured.arrays["sizes_answered"].values
     answered = answered - measured.arrays["sizes_wrong"].values
-    axes.loglog(pushed, pushed, color="0.3", lw=1, ls="--", label="geometry: d r, at every p")
-    for j, p in enumerate(measured.coords["sizes_bits"]):
-        colour = _COLOURS[j % len(_COLOURS)]
+    axes.loglog(pushed, pushed, label="geometry: d r, at every p", **_GEOMETRY)
+    for j, (p, colour) in enumerate(zip(measured.coords["sizes_bits"], cycle(_COLOURS), strict=False)):
         for i, style in enumerate(("o-", "s:")):
             mean = answered[:, i, j].mean(axis=1)
             # A count of zero has no place on this axis.
@@ -83,19 +59,10 @@ def draw_answered(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_swept(measured: Measured, axes: Axes) -> Axes:
-    """Directions not seen, and not answered, against n as it passes d r.
-
-    Args:
-        measured: from `sizes.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Directions not seen, and not answered, against n as it passes d r."""
     weights, d = np.asarray(measured.coords["sizes_swept"]), int(measured.arrays["sizes_swept_points"].values)
-    axes.plot(weights, np.maximum(0, weights - d), color="0.3", lw=1, ls="--", label="geometry: n - min(d r, n), at every p")
-    for j, p in enumerate(measured.coords["sizes_swept_bits"]):
-        colour = (VERMILION, BLUE)[j % 2]
+    axes.plot(weights, np.maximum(0, weights - d), label="geometry: n - min(d r, n), at every p", **_GEOMETRY)
+    for j, (p, colour) in enumerate(zip(measured.coords["sizes_swept_bits"], cycle((VERMILION, BLUE)), strict=False)):
         for style, what in (("o-", "seen"), ("x", "answered")):
             flat = weights - measured.arrays[f"sizes_swept_{what}"].values[:, j].mean(axis=1)
             axes.plot(weights, flat, style, color=colour, label=f"{p} bits, not {what}", ms=6, zorder=3)
@@ -105,15 +72,7 @@ def draw_swept(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_reduced(measured: Measured, axes: Axes) -> Axes:
-    """Directions that training reduces, by rounding and batch, beside float64 in the same steps.
-
-    Args:
-        measured: from `sizes.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Directions that training reduces, by rounding and batch, beside float64 in the same steps."""
     bits, reduced = measured.coords["sizes_trained_bits"], measured.arrays["sizes_reduced"].values[:, :, -1]
     arms = [
         (batch, rounding, f"{'full batch' if b == 'all' else f'minibatches of {b}'},\n{r.replace('_even', '')}")

@@ -22,15 +22,7 @@ _LEAST = 1e-32  # a loss of zero has no place on a logarithmic axis
 
 
 def draw_unfreezing(measured: Measured, axes: Axes) -> Axes:
-    """The loss after unfreezing, of arms whose weights alone are rounded: every seed thin, the median over seeds thick.
-
-    Args:
-        measured: from `stagnation.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """The loss after unfreezing, of arms whose weights alone are rounded: every seed thin, the median over seeds thick."""
     times = np.asarray(measured.coords["stagnation_time"], np.float64)
     paths = measured.arrays["stagnation_loss_after"].values
     settled = measured.arrays["stagnation_stagnated"].values.astype(bool)
@@ -49,15 +41,7 @@ def draw_unfreezing(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_spectra(measured: Measured, axes: Axes) -> Axes:
-    """Hessian eigenvalues of one seed where it stagnated, and at the float64 minimum.
-
-    Args:
-        measured: from `stagnation.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """Hessian eigenvalues of one seed where it stagnated, and at the float64 minimum."""
     bits = list(measured.coords["stagnation_format"])
     values = measured.arrays["stagnation_eigenvalues"].values[:, 0]
     least = measured.arrays["stagnation_minimum_eigenvalues"].values[0]
@@ -86,15 +70,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def draw_two_by_two(measured: Measured, axes: Axes) -> Axes:
-    """The loss of every cell in every format: seeds as dots, their geometric mean as a bar, the flat directions as numbers.
-
-    Args:
-        measured: from `repair.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """The loss of every cell in every format: seeds as dots, their geometric mean as a bar, the flat directions as numbers."""
     bits, loss = list(measured.coords["repair_format"]), np.maximum(measured.arrays["repair_loss"].values, _LEAST)
     flat = measured.arrays["repair_flat"].values
     width = 0.8 / len(ARMS)

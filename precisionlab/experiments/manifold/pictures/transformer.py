@@ -14,30 +14,14 @@ _COLOURS = {"geometry": BLUE, "decay": GREEN, "format": VERMILION}
 
 
 def draw_transformer(measured: Measured, figure: Any) -> Any:
-    """All three panels.
-
-    Args:
-        measured: from `transformer.measure`.
-        figure: a matplotlib figure, empty.
-
-    Returns:
-        The figure.
-    """
+    """All three panels."""
     for axes, draw in zip(figure.subplots(1, 3), (draw_spectrum, draw_held, draw_decay), strict=True):
         draw(measured, axes)
     return figure
 
 
 def draw_spectrum(measured: Measured, axes: Axes) -> Axes:
-    """How many directions have lr lambda above a threshold, with the thresholds of bfloat16 and of decay.
-
-    Args:
-        measured: from `transformer.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """How many directions have lr lambda above a threshold, with the thresholds of bfloat16 and of decay."""
     powers = np.asarray(measured.coords["transformer_power"], np.float64)
     counts, n = measured.arrays["transformer_counts"].values, float(measured.arrays["transformer_n"].values)
     pull = np.log2(float(measured.arrays["transformer_lr"].values) * float(measured.arrays["transformer_mu"].values))
@@ -51,15 +35,7 @@ def draw_spectrum(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_held(measured: Measured, axes: Axes) -> Axes:
-    """The share of the directions that curvature, decay and the format hold, by bits.
-
-    Args:
-        measured: from `transformer.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """The share of the directions that curvature, decay and the format hold, by bits."""
     bits = list(measured.coords["transformer_bits"])
     shares = measured.arrays["transformer_held"].values.mean(axis=-1) / float(measured.arrays["transformer_n"].values)
     at, below = np.arange(len(bits)), np.zeros(len(bits))
@@ -72,15 +48,7 @@ def draw_held(measured: Measured, axes: Axes) -> Axes:
 
 
 def draw_decay(measured: Measured, axes: Axes) -> Axes:
-    """How much smaller decay makes the weights, arm by arm.
-
-    Args:
-        measured: from `transformer.measure`.
-        axes: where to draw.
-
-    Returns:
-        The axes.
-    """
+    """How much smaller decay makes the weights, arm by arm."""
     rms, arms = measured.arrays["transformer_rms"].values, list(measured.coords["transformer_arm"])
     shrunk = 100 * (1 - rms[:, 1] / rms[:, 0])
     axes.bar(range(len(arms)), shrunk.mean(axis=1), 0.6, color=(BLUE, VERMILION, GREEN), alpha=0.8)

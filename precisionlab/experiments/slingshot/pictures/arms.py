@@ -15,6 +15,7 @@ from precisionlab.experiments.slingshot.pictures.shared import (
     seeds,
 )
 from precisionlab.experiments.slingshot.ratios import READ
+from precisionlab.runs.drawing import BESIDE
 from precisionlab.runs.results import Result
 
 __all__ = ["draw_arms", "draw_paths"]
@@ -48,7 +49,7 @@ def draw_arms(result: Result) -> Any:
         plain(panel.xaxis)
     for panel in panels[1:]:
         panel.set_yticklabels([])
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
+    panels[-1].legend(**BESIDE)
     figure.suptitle(f"After 10 % more steps: what each arm does to the test loss (median of {seeds(result)}, 95 % interval)")
     return figure
 
@@ -74,7 +75,7 @@ def draw_paths(result: Result) -> Any:
         panel.grid(which="both", alpha=0.2)
         plain(panel.yaxis)
     panels[0].set_ylabel("test loss")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
+    panels[-1].legend(**BESIDE)
     figure.suptitle(f"Test loss at equal training loss (medians of {seeds(result)}; large dots: 10 % more steps)")
     return figure
 

@@ -14,6 +14,7 @@ from precisionlab.experiments.slingshot.pictures.shared import (
     plain,
     seeds,
 )
+from precisionlab.runs.drawing import BESIDE
 from precisionlab.runs.results import Result
 
 __all__ = ["draw_courses", "draw_sizes"]
@@ -108,6 +109,6 @@ def draw_sizes(result: Result) -> Any:
         panel.grid(which="major", alpha=0.25)
         plain(panel.yaxis)
     panels[0].set_ylabel("ratio of test losses")
-    panels[-1].legend(title="more steps", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
+    panels[-1].legend(title="more steps", **BESIDE)
     figure.suptitle(f"Small data (float32, medians of {len(result.coords['size_seed'])} seeds, 95 % intervals)")
     return figure
