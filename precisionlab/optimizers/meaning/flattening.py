@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from precisionlab.arithmetic.programs.equations import has_programs, own_program
 
@@ -47,6 +47,7 @@ class FlatProgram(NamedTuple):
         consts: the arrays that it closes over, by value.
         results: its results: values or constants.
         types: the abstract value of each.
+        traced: the program as it was traced.
     """
 
     operations: list[Operation]
@@ -54,11 +55,12 @@ class FlatProgram(NamedTuple):
     consts: dict[int, Any]
     results: list[Any]
     types: list[Any]
+    traced: Any
 
 
 def flattened(closed: Any) -> FlatProgram:
     """The flat program of a traced one; equal operations on equal operands are one."""
-    flat = FlatProgram([], [], {}, [], [])
+    flat = FlatProgram([], [], {}, [], [], closed.jaxpr)
     known: dict[Any, tuple[int, ...]] = {}
 
     def named(variables: Sequence[Any]) -> tuple[int, ...]:
@@ -142,11 +144,11 @@ def computed(flat: FlatProgram, arrays: Mapping[int, Any], wanted: Sequence[int]
                 needed.add(operand)
     for operation in reversed(operations):
         given = [values[operand] if isinstance(operand, int) else operand.value for operand in operation.operands]
-        values |= zip(operation.results, _evaluated(operation.eqn, given), strict=True)
+        values |= zip(operation.results, _evaluated(operation.eqn, given, flat.traced), strict=True)
     return values
 
 
-def _evaluated(eqn: Any, given: list[Any]) -> Sequence[Any]:
+def _evaluated(eqn: Any, given: list[Any], traced: Any) -> Sequence[Any]:
     """The results of one operation."""
     if eqn.primitive.name == BARRIER:
         return [jax.lax.optimization_barrier(given[0])]
@@ -154,5 +156,5 @@ def _evaluated(eqn: Any, given: list[Any]) -> Sequence[Any]:
         made = eqn.primitive.bind(*given, **eqn.params)
         return made if eqn.primitive.multiple_results else [made]
     own = {atom: value for atom, value in zip(eqn.invars, given, strict=True) if not isinstance(atom, Literal)}
-    alone = Jaxpr((), list(own), eqn.outvars, [eqn], eqn.effects)
+    alone = traced.replace(constvars=[], invars=list(own), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*own.values())
