@@ -254,8 +254,11 @@ def _responses(
     if structure != jax.tree.structure(state):
         return []
 
+    own = set(places)
+
     def held(value: float) -> Any:
-        filled = [jnp.full_like(leaf, value) if index in places else leaf for index, leaf in enumerate(leaves)]
+        # Of NumPy, for which nothing has to be compiled.
+        filled = [np.full(leaf.shape, value, leaf.dtype) if index in own else leaf for index, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, filled)
 
     def meant(state: Any) -> list[Array]:
