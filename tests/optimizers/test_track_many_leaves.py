@@ -38,8 +38,10 @@ def model() -> dict[str, Any]:
     return leaves
 
 
+FLUSHED = pl.FLOAT8_E5M2._replace(subnormals=False)
+
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "adam": (optax.adam(2.0**-9), {"formats": [pl.FLOAT8_E4M3FN, pl.BFLOAT16, pl.FLOAT8_E4M3B11FNUZ]}),
+    "adam": (optax.adam(2.0**-9), {"formats": [pl.FLOAT8_E4M3FN, pl.BFLOAT16, pl.FLOAT8_E4M3B11FNUZ, pl.FLOAT16, FLUSHED]}),
     "state": (optax.sgd(2.0**-9, momentum=0.5), {"formats": [pl.FLOAT16], "state": True, "detail": False}),
     "kahan": (optax.chain(optax.sgd(2.0**-9), kahan()), {"formats": [pl.FLOAT8_E5M2, pl.fixed_point(8, 4)]}),
     "chance": (optax.chain(optax.adam(2.0**-9), round_params(None, pl.stochastic)), {"detail": False, "every": 2}),

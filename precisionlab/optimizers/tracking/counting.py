@@ -1,6 +1,7 @@
 """All questions about leaves that lie in blocks, counted in one program for all leaves of a kind.
 
-The formats asked about are numbers to it, taken up one after the other: what they have in common is compiled in.
+A few formats that are asked about are compiled in. Of more the numbers are taken up one after the other, and only what they have
+in common is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,11 @@ from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.rows import RowCounts, columns, count_rows, tally_of
 
 __all__ = ["Counted", "count_leaves"]
+
+
+_FEW = 4
+"""Up to so many formats are compiled in: more take longer to compile than a loop over their numbers, which takes twice the time
+to run."""
 
 
 class Counted(NamedTuple):
@@ -161,12 +167,10 @@ def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: 
     """For each format the columns of each row to nearest, and those stochastically."""
     wide, step = in_one_carrier(sight.old, sight.update)
     carrier = CARRIERS[wide.dtype.name]
-    shared, own = _parted(list(formats.values()), carrier.dtype)
     place = block.place.astype(jnp.uint32)
     mine = jnp.moveaxis(words[block.leaf], 1, 0)
 
-    def counted(own: Format, words: Array) -> Array:
-        fmt = joined_format(own, shared)
+    def counted(fmt: Format, words: Array) -> Array:
         before = round_to(wide, fmt)
         meant = before + uncontracted(step)
         first, second = (block.spread(words[:, side]) for side in (0, 1))
@@ -175,9 +179,10 @@ def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: 
         chance = _counted(before, step, round_carrier(meant, fmt, stochastic, random, carrier))
         return jnp.concatenate([count_rows(case, block.real).counts for case in (nearest, chance)], -1)
 
-    if len(formats) == 1:
-        return counted(own, mine[0])
-    _, counts = jax.lax.scan(lambda _, here: (None, counted(*here)), None, (own, mine))
+    if len(formats) <= _FEW:
+        return jnp.concatenate([counted(fmt, words) for fmt, words in zip(formats.values(), mine, strict=True)], -1)
+    shared, own = _parted(list(formats.values()), carrier.dtype)
+    _, counts = jax.lax.scan(lambda _, here: (None, counted(joined_format(here[0], shared), here[1])), None, (own, mine))
     return jnp.moveaxis(counts, 0, 1).reshape(counts.shape[1], -1)
 
 
