@@ -542,6 +542,27 @@ def test_jit_and_vmap_change_nothing(name: str) -> None:
     assert_same(inside, np.asarray(jnp.asarray(outside) / 6), x)
 
 
+WAYS = ("nearest_even", "upward", "stochastic")
+
+
+@pytest.mark.sampled("mxfp8_e4m3", "mxfp4", "nvfp4")
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_known_elements_round_as_traced_ones_do(name: str) -> None:
+    """Two laws: v / X rounded and multiplied by X, whatever the elements; and where they are known, v where it is."""
+    block_format, key = BLOCK_FORMATS[name], jax.random.key(3)
+
+    @jax.jit
+    def every(x: Any, element: Any) -> dict[str, Any]:
+        given = block_format._replace(element=element or block_format.element)
+        return {way: round_blocks(x, given, mode=pl.MODES[way], key=key) for way in WAYS}
+
+    tiny = np.ldexp(np.random.default_rng(1).normal(size=(64, 32)), np.arange(-149, -85)[:, None]).astype(np.float32)
+    x = np.concatenate([random_blocks(), tiny]).reshape(-1)[:30_700].reshape(10, 3070)  # a loop, with short last blocks
+    traced = every(x, jax.tree.map(jnp.asarray, block_format.element))
+    for way, actual in every(x, None).items():
+        assert_same(actual, traced[way], x, f"{name}, {way}")
+
+
 def test_one_compilation_serves_many_element_formats() -> None:
     count = 0
 
