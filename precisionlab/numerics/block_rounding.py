@@ -74,7 +74,7 @@ def _round_powers(
         full = Place(place.significand << left, None, place.shift + left)
         kept, _ = round_place(full, magnitude, sign != 0, smallest, mode, random, carrier)
         below = full.shift > carrier.word(carrier.precision)
-        rounded = jnp.where(below, smallest, (kept >> left) + place.base)
+        rounded = jnp.where(below, smallest, magnitude - place.significand + (kept >> left))
     rounded = jnp.minimum(jnp.where(kept == 0, kept, rounded), top)
     return jnp.where(jnp.isnan(factor), factor, from_bits(rounded | sign, carrier))
 

@@ -50,7 +50,7 @@ def compiling(config: fake_experiment.FakeConfig, *, journal: Any, progress: Any
         hook()
     landed = Labelled(("entry",), np.asarray(land(found)).ravel())
     rows = ({"loss": float(landed.values.sum())},)
-    return Result("fake", {}, {"entry": np.arange(64)}, {"landed": landed}, rows=rows, verdict="compiled")
+    return Result("fake", {}, {"entry": range(64)}, {"landed": landed}, rows=rows, verdict="compiled")
 
 
 class Ran(NamedTuple):

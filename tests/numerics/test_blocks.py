@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import gfloat
@@ -561,6 +561,23 @@ def test_known_elements_round_as_traced_ones_do(name: str) -> None:
     traced = every(x, jax.tree.map(jnp.asarray, block_format.element))
     for way, actual in every(x, None).items():
         assert_same(actual, traced[way], x, f"{name}, {way}")
+
+
+def test_known_elements_of_tensors_of_every_size() -> None:
+    """As above in NVFP4, whose products with the power of two of a whole tensor are special where elements are known."""
+
+    @jax.jit
+    def every(tensors: Any, element: Any) -> dict[str, Any]:
+        given = blocks.NVFP4._replace(element=element or blocks.NVFP4.element)
+        modes = {way: partial(round_blocks, block_format=given, mode=pl.MODES[way]) for way in ("nearest_even", "upward")}
+        return {way: jax.vmap(rounding)(tensors) for way, rounding in modes.items()}
+
+    rng = np.random.default_rng(1)
+    wide = rng.normal(size=(277, 48)) * 2.0 ** -rng.integers(0, 30, (277, 48))
+    x = np.ldexp(wide, np.arange(-151, 126)[:, None]).astype(np.float32)
+    traced = every(x, jax.tree.map(jnp.asarray, blocks.NVFP4.element))
+    for way, actual in every(x, None).items():
+        assert_same(actual, traced[way], x, way)
 
 
 def test_one_compilation_serves_many_element_formats() -> None:
