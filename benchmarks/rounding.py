@@ -1,7 +1,8 @@
 """How much does a rounding cost?
 
 2^24 float32 values, rounded in place (donated), against the floor of any elementwise pass, an in-place `x + 1`; formats as
-constants and as traced numbers; beside gfloat and pychop, both jitted. Run with `python -m benchmarks.rounding`.
+constants and as traced numbers; beside gfloat and pychop, both jitted. Block formats against the rounding of their elements
+alone. Run with `python -m benchmarks.rounding`.
 """
 
 from collections.abc import Callable
@@ -67,6 +68,15 @@ def main() -> bool:
     claims.append(Claim("bfloat16 stochastic, threefry", "bfloat16 stochastic", None))
     times = measure(cases, repeats=15)
     met = report("round_to, 2^24 float32 in place", times, dict.fromkeys(times, SIZE * 1e-9), "ns/element", claims)
+    del cases
+    cases, claims = {}, []
+    for name in ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"):
+        blocks = pl.BLOCK_FORMATS[name]
+        cases[f"elements of {name}"] = in_place(lambda x, fmt=pl.saturating(blocks.element): pl.round_to(x, fmt))
+        cases[name] = in_place(lambda x, blocks=blocks: pl.round_blocks(x, blocks))
+        claims.append(Claim(name, f"elements of {name}", 1.5))
+    times = measure(cases, repeats=15)
+    met &= report("round_blocks, 2^24 float32 in place", times, dict.fromkeys(times, SIZE * 1e-9), "ns/element", claims)
     del cases
     cases, claims = {}, []
     for name in ("bfloat16", "float8_e4m3fn"):

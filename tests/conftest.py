@@ -1,7 +1,6 @@
 """Strict JAX for every test, and markers that mean what they say."""
 
 import gc
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-_CACHE_LIMIT = 2**30
 # Examples in docstrings that train something, or are tested otherwise: `slow`, as a mark would say.
 _SLOW_EXAMPLES = {
     "precisionlab.arithmetic.exact.chances.round_sum",
@@ -29,9 +27,11 @@ _SLOW_EXAMPLES = {
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what was compiled, for the other worker and for the next run: most of the time of these tests is compilation."""
     if cache := getattr(config, "cache", None):
+        from precisionlab.cli.caching import LIMIT, trim
+
         place = Path(cache.mkdir("jax"))
-        if not hasattr(config, "workerinput") and sum(file.stat().st_size for file in place.iterdir()) > _CACHE_LIMIT:
-            shutil.rmtree(place, ignore_errors=True)
+        if not hasattr(config, "workerinput"):
+            trim(place, LIMIT)
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

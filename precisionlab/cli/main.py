@@ -90,6 +90,12 @@ def cli(context: click.Context) -> None:
 @click.option("--quick", is_flag=True, help="A smaller version that shows the same things in less time.")
 @click.option("--full", is_flag=True, help="A larger version that decides more, in much more time.")
 @click.option("--fresh", is_flag=True, help="Delete what this very run has stored, and start again.")
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    envvar="PRECISIONLAB_NO_CACHE",
+    help="Compile every program anew and keep none beside the runs; also PRECISIONLAB_NO_CACHE=1.",
+)
 @RUNS
 @JSON
 def run(
@@ -100,13 +106,15 @@ def run(
     quick: bool,
     full: bool,
     fresh: bool,
+    no_cache: bool,
     root: Path,
     as_json: bool,
 ) -> None:
     """Run EXPERIMENT (the main one by default), or show it again if it was run before.
 
     A setting given by --set wins over --quick and --full, these over the file, that over the defaults. An interrupted
-    run resumes when the same command is given again.
+    run resumes when the same command is given again. What was compiled is kept in the folder of runs (in .compiled,
+    unless JAX_COMPILATION_CACHE_DIR names another place), so that other runs of the same programs start at once.
 
     \b
     precisionlab run digits --set formats=float32,bfloat16 --set seeds=4
@@ -120,7 +128,7 @@ def run(
     chosen = experiment_named(experiment)
     with sentences():
         config = requested_config(chosen, file, placed(chosen, placement, settings), sized(chosen, quick, full))
-        opened, found = completed(chosen, config, root, fresh)
+        opened, found = completed(chosen, config, root, fresh, cache=not no_cache)
     figure = draw(chosen.figures, found, opened.folder)
     if as_json:
         terminal.answer(results.to_json_object(found, opened.folder))

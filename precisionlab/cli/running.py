@@ -19,6 +19,7 @@ from typing import Any
 
 from precisionlab._nearest import allowed_names
 from precisionlab.cli import terminal
+from precisionlab.cli.caching import programs_kept
 from precisionlab.cli.terminal import Failure
 from precisionlab.runs import store
 from precisionlab.runs.configs import ConfigError, config_as_dict, parse_config, parse_settings
@@ -99,8 +100,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     return found
 
 
-def completed(experiment: Any, config: Any, root: Path, fresh: bool) -> tuple[store.Run, Result]:
-    """Compute, resume or read, and say on standard error which."""
+def completed(experiment: Any, config: Any, root: Path, fresh: bool, cache: bool = True) -> tuple[store.Run, Result]:
+    """Compute, resume or read, and say on standard error which; what is compiled for it is kept if `cache`."""
     asked = config_as_dict(config)
     if fresh:
         store.fresh(root, experiment.name, asked)
@@ -115,9 +116,10 @@ def completed(experiment: Any, config: Any, root: Path, fresh: bool) -> tuple[st
     }
     terminal.say(told[status])
     _compare_versions(opened.record["provenance"].get("versions", {}), now["versions"], status)
+    compiling = contextlib.nullcontext() if status == "done" else programs_kept(root, cache)
     try:
         # Whatever an experiment may print must not spoil the one object on standard output.
-        with terminal.ProgressLine() as progress, contextlib.redirect_stdout(sys.stderr):
+        with compiling, terminal.ProgressLine() as progress, contextlib.redirect_stdout(sys.stderr):
             compute = partial(experiment.run, config, progress=progress)
             return opened, store.complete(opened, lambda journal: compute(journal=journal))
     except KeyboardInterrupt as error:

@@ -7,7 +7,9 @@ Its files:
     grids                        where a number lies among the values of a format: significand, shift, base; `ulp`, `neighbors`
     modes, randomness, rounding  the increment of each mode, the one to odd too; random words; add it, drop the rest, overflow
     derivatives                  the rounded values with the derivative of what was rounded, transposed as well
+    placing                      the sum of significand and increment, and what is kept of it
     scaling                      exact products with powers of two
     blocks, block_formats        formats whose entries share a scale (MX, NVFP4), and their tables
+    block_rounding, cutting      scales and elements of blocks; an axis cut into blocks, and put together again
     scale_laws                   which power of two a block shares
 """

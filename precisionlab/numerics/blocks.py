@@ -17,7 +17,6 @@ flushes to zero: a value of 2^-140 shares a block whose scale is 2^-127. What is
 one odd last bit, so that rounding afterwards is as right as rounding the exact quotient.
 """
 
-import math
 import operator
 from functools import partial
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
 from precisionlab.numerics.block_formats import (
@@ -39,16 +37,16 @@ from precisionlab.numerics.block_formats import (
     NVFP4,
     BlockFormat,
     check_block_format,
-    powers_of_two,
 )
-from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, from_bits, to_bits, uncontracted
+from precisionlab.numerics.block_rounding import round_parts, scale_parts
+from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, from_bits, to_bits
+from precisionlab.numerics.cutting import by_blocks, cut
 from precisionlab.numerics.derivatives import constant, straight_through
-from precisionlab.numerics.formats import FLOAT32, Format, saturating
-from precisionlab.numerics.grids import as_carrier, is_number, largest_bits, locate
-from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even, to_odd
+from precisionlab.numerics.formats import Format, saturating
+from precisionlab.numerics.grids import as_carrier, is_number
+from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
 from precisionlab.numerics.randomness import check_key
-from precisionlab.numerics.rounding import round_carrier, round_to
-from precisionlab.numerics.scaling import normalized, significand_of, times_power
+from precisionlab.numerics.scaling import times_power
 from precisionlab.numerics.wide import in_float64, unheld
 
 __all__ = [
@@ -169,90 +167,17 @@ def block_scales(x: Float[Array, "..."], block_format: BlockFormat, axis: int = 
 @partial(jax.jit, static_argnames=("fixed", "axis", "mode"))
 def _round(x: Array, random: Array | None, traced: Format, *, fixed: BlockFormat, axis: int, mode: Mode) -> Array:
     carrier, block_format = CARRIERS[x.dtype.name], _together(fixed, traced)
-    bits = to_bits(x, carrier)
-    magnitude = bits & carrier.word(carrier.sign - 1)
-    factor, exponent = (
-        _spread(part, x.shape[axis], block_format.size, axis) for part in _scale_parts(magnitude, block_format, axis, carrier)
-    )
-    quotient = times_power(magnitude, -exponent, to_odd, carrier)
-    if not powers_of_two(block_format):
-        # A scale of zero is stored for a block that is negligible in its tensor; its elements, whatever they are, mean zero.
-        divided = from_bits(quotient, carrier) / jnp.where(factor == 0, jnp.ones_like(factor), factor)
-        # Of what the division flushed to zero the directed modes still need to know that it was not zero.
-        quotient = jnp.maximum(to_bits(divided, carrier), jnp.minimum(quotient, carrier.word(1)))
-    element = round_carrier(from_bits(quotient | (bits ^ magnitude), carrier), block_format.element, mode, random, carrier)
-    rounded = to_bits(element, carrier)
-    magnitude = rounded & carrier.word(carrier.sign - 1)
-    sign = rounded ^ magnitude
-    if not powers_of_two(block_format):
-        magnitude = to_bits(from_bits(magnitude, carrier) * factor, carrier)
-    values = from_bits(times_power(magnitude, exponent, nearest_even, carrier) | sign, carrier)
-    return jnp.where(jnp.isnan(factor), factor, values)
+    parts = partial(round_parts, block_format=block_format, axis=axis + 1, mode=mode, carrier=carrier)
+    return by_blocks(parts, x, random, fixed.size, axis)
 
 
 @partial(jax.jit, static_argnames=("fixed", "axis"))
 def _scales(x: Array, traced: Format, *, fixed: BlockFormat, axis: int) -> Array:
     carrier, block_format = CARRIERS[x.dtype.name], _together(fixed, traced)
-    magnitude = to_bits(x, carrier) & carrier.word(carrier.sign - 1)
-    factor, exponent = _scale_parts(magnitude, block_format, axis, carrier)
+    magnitude = to_bits(cut(x, fixed.size, axis), carrier) & carrier.word(carrier.sign - 1)
+    factor, exponent = scale_parts(magnitude, block_format, axis + 1, carrier)
     scales = from_bits(times_power(to_bits(factor, carrier), exponent, nearest_even, carrier), carrier)
-    return jnp.where(jnp.isnan(factor), factor, scales)
-
-
-def _scale_parts(magnitude: Array, block_format: BlockFormat, axis: int, carrier: Carrier) -> tuple[Array, Array]:
-    """The scale of each block as factor * 2^exponent: a factor that no arithmetic flushes (1 in MX, or NaN), and an int32."""
-    shape, size = magnitude.shape, block_format.size
-    padding = [(0, -shape[axis] % size if at == axis else 0) for at in range(len(shape))]
-    blocks = jnp.pad(magnitude, padding).reshape(*shape[:axis], -(-shape[axis] // size), size, *shape[axis + 1 :])
-    largest = jnp.max(blocks, axis=axis + 1)
-    if powers_of_two(block_format):
-        return _power_scales(largest, block_format, carrier)
-    return _fraction_scales(largest, block_format, carrier)
-
-
-def _power_scales(largest: Array, block_format: BlockFormat, carrier: Carrier) -> tuple[Array, Array]:
-    """Powers of two, from the largest magnitude bits of each block."""
-    scale, infinity = block_format.scale, carrier.word(carrier.infinity)
-    limit = largest_bits(block_format.element, carrier)
-    (significand, exponent), (top_significand, top_exponent) = normalized(largest, carrier), normalized(limit, carrier)
-    step = carrier.word(1) << locate(limit, block_format.element, carrier).shift
-    exponent = exponent - top_exponent + block_format.law(significand, top_significand, step).astype(jnp.int32)
-    top = math.frexp(scale.largest)[1] - 1
-    stored = largest < infinity
-    if scale.overflow != scale.largest:
-        stored &= exponent <= top
-    one, nan = jnp.asarray(1, carrier.dtype), jnp.asarray(jnp.nan, carrier.dtype)
-    return jnp.where(stored, one, nan), jnp.clip(exponent, int(scale.emin), top)
-
-
-def _fraction_scales(largest: Array, block_format: BlockFormat, carrier: Carrier) -> tuple[Array, Array]:
-    """The law of NVFP4, from the largest magnitude bits of each block."""
-    nan, infinity = jnp.asarray(jnp.nan, carrier.dtype), carrier.word(carrier.infinity)
-    element = from_bits(largest_bits(block_format.element, carrier), carrier)
-    finite = largest < infinity
-    significand, exponent = significand_of(largest, carrier)
-    # A divisor that may be NaN is no constant: compilers multiply by the inexact reciprocal of a constant. Nor do they merge
-    # two divisions with a select on NaN between them.
-    quotient = uncontracted(significand / jnp.where(finite, element, nan))
-    if block_format.tensor_scale:
-        whole = jnp.max(largest, initial=0)
-        tensor_significand, tensor_exponent = significand_of(whole, carrier)
-        span = jnp.where(whole < infinity, element * jnp.asarray(block_format.scale.largest, carrier.dtype), nan)
-        tensor = uncontracted(round_to(tensor_significand / span, FLOAT32))
-        tensor = jnp.where(whole == 0, jnp.ones_like(tensor), tensor)
-    else:
-        tensor, tensor_exponent = jnp.ones((), carrier.dtype), jnp.int32(0)
-    relative = times_power(to_bits(quotient / tensor, carrier), exponent - tensor_exponent, to_odd, carrier)
-    scale = round_to(from_bits(relative, carrier), block_format.scale)
-    factor = jnp.where(finite & jnp.isfinite(scale), scale * tensor, nan)
-    return factor, jnp.broadcast_to(tensor_exponent, factor.shape)
-
-
-def _spread(per_block: Array, length: int, size: int, axis: int) -> Array:
-    """One number for each block, repeated for each entry of an axis of the given length."""
-    shape = per_block.shape
-    repeated = jnp.broadcast_to(jnp.expand_dims(per_block, axis + 1), (*shape[: axis + 1], size, *shape[axis + 1 :]))
-    return lax.slice_in_dim(repeated.reshape(*shape[:axis], shape[axis] * size, *shape[axis + 1 :]), 0, length, axis=axis)
+    return jnp.squeeze(jnp.where(jnp.isnan(factor), factor, scales), axis + 1)
 
 
 def _apart(block_format: BlockFormat) -> tuple[BlockFormat, Format]:

@@ -30,6 +30,7 @@ __all__ = [
     "finite_values",
     "keep",
     "locate",
+    "locate_scaled",
     "magnitude_bits",
     "neighbors",
     "smallest_positive",
@@ -93,6 +94,25 @@ def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
         bare = (jnp.asarray(fmt.zeros) == 0) & (emin == word(0)) & (magnitude < hidden)
         shift = shift - word(bare)
     return Place(significand, base, shift)
+
+
+def locate_scaled(magnitude: Array, fmt: Format, power: Array, carrier: Carrier) -> Place:
+    """The place of magnitudes on the grid of a format times 2^power, a power for each, as far down as the carrier goes.
+
+    For formats with subnormals whose smallest value, times 2^power, the carrier holds. Unlike `locate` it knows how many bits
+    the carrier's own subnormals have, since the format's normal numbers may lie among them.
+    """
+    t, word = carrier.fraction_bits, carrier.word
+    hidden = word(1 << t)
+    exponent_bits = jnp.maximum(magnitude & word(carrier.infinity), hidden)
+    base = exponent_bits - hidden
+    significand = magnitude - base
+    # As a float the significand is normal, and says where its top bit is, a cheaper count of leading zeros.
+    integer = significand.astype(np.dtype(f"int{carrier.width}")).astype(carrier.dtype)
+    several = (to_bits(integer, carrier) >> word(t)).astype(jnp.int32) - (carrier.bias + fmt.precision - 1)
+    lowest = power + (fmt.emin - fmt.precision + 1 + carrier.bias + t)  # the exponent of the last place, biased
+    shift = jnp.maximum(several, lowest - (exponent_bits >> word(t)).astype(jnp.int32))
+    return Place(significand, base, word(jnp.maximum(shift, 0)))
 
 
 def keep(place: Place, increment: Array, carrier: Carrier) -> tuple[Array, Array]:

@@ -20,12 +20,13 @@ from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, fro
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete, name_of
-from precisionlab.numerics.grids import entered, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
+from precisionlab.numerics.grids import entered, is_number, largest_bits, locate, magnitude_bits, smallest_positive
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
+from precisionlab.numerics.placing import round_place
 from precisionlab.numerics.randomness import check_key, counter_hash, hash_positions
 from precisionlab.numerics.wide import in_float64
 
-__all__ = ["happens", "joined_format", "round_carrier", "round_result", "round_to", "scaled", "split_format", "stored"]
+__all__ = ["joined_format", "round_carrier", "round_result", "round_to", "split_format", "stored"]
 
 
 def round_to(
@@ -164,24 +165,7 @@ def round_carrier(
         kept = result
     else:
         place = locate(magnitude, fmt, carrier)
-        far_below = None
-        if mode not in (nearest_even, nearest_away) and place.significand is not magnitude:
-            # More than the whole significand is dropped: the result is zero or the smallest value, and a carry has no binade
-            # to go to. The nearest modes never carry from there.
-            far_below = place.shift > word(carrier.precision)
-            excess = jnp.maximum(place.shift, word(carrier.width - 1)) - word(carrier.width - 1)
-            shifted = place.significand >> excess
-            if more is not None:
-                dropped = place.significand & ((word(1) << jnp.minimum(excess, word(carrier.width - 1))) - word(1))
-                shifted = shifted + word(happens(dropped, excess, *more, carrier))
-            if random is None:
-                shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
-            place = place._replace(significand=shifted, shift=place.shift - excess)
-        unit = word(1) << place.shift
-        odd = word((place.significand & unit) != 0)
-        kept, result = keep(place, increment_of(unit - word(1), odd, random), carrier)
-        if far_below is not None:
-            result = jnp.where(far_below, smallest_positive(fmt, carrier), result)
+        kept, result = round_place(place, magnitude, negative, smallest_positive(fmt, carrier), mode, random, carrier, more)
 
     carries = random is not None or mode in (nearest_even, nearest_away)
     if carries and is_number(fmt.overflow) and math.isnan(fmt.overflow):
@@ -206,22 +190,6 @@ def round_carrier(
         positive = jnp.where(kept == 0, smallest, rounded)
         rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
     return from_bits(rounded, carrier)
-
-
-def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:
-    """True with the probability significand * 2^-excess, which is below 1, to two words of random bits."""
-    width = carrier.width
-    first, second = (scaled(significand, excess, places, carrier) for places in (width, 2 * width))
-    return (high < first) | ((high == first) & (low < second))
-
-
-def scaled(significand: Array, excess: Array, places: int, carrier: Carrier) -> Array:
-    """The last word of the whole part of significand * 2^(places - excess)."""
-    word, last = carrier.word, carrier.word(carrier.width - 1)
-    left = word(places) - jnp.minimum(excess, word(places))
-    right = jnp.maximum(excess, word(places)) - word(places)
-    shifted = (significand << jnp.minimum(left, last)) >> jnp.minimum(right, last)
-    return jnp.where(left > last, word(0), jnp.where(right > last, word(0), shifted))
 
 
 def _carries_to_infinity(fmt: Format, carrier: Carrier) -> bool:

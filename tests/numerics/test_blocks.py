@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import gfloat
@@ -540,6 +540,44 @@ def test_jit_and_vmap_change_nothing(name: str) -> None:
     inside = jax.jit(lambda v: round_blocks(v * 3, block_format) / 6)(x)
     outside = np.asarray(round_blocks(np.asarray(jnp.asarray(x) * 3), block_format))
     assert_same(inside, np.asarray(jnp.asarray(outside) / 6), x)
+
+
+WAYS = ("nearest_even", "upward", "stochastic")
+
+
+@pytest.mark.sampled("mxfp8_e4m3", "mxfp4", "nvfp4")
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_known_elements_round_as_traced_ones_do(name: str) -> None:
+    """Two laws: v / X rounded and multiplied by X, whatever the elements; and where they are known, v where it is."""
+    block_format, key = BLOCK_FORMATS[name], jax.random.key(3)
+
+    @jax.jit
+    def every(x: Any, element: Any) -> dict[str, Any]:
+        given = block_format._replace(element=element or block_format.element)
+        return {way: round_blocks(x, given, mode=pl.MODES[way], key=key) for way in WAYS}
+
+    tiny = np.ldexp(np.random.default_rng(1).normal(size=(64, 32)), np.arange(-149, -85)[:, None]).astype(np.float32)
+    x = np.concatenate([random_blocks(), tiny]).reshape(-1)[:30_700].reshape(10, 3070)  # a loop, with short last blocks
+    traced = every(x, jax.tree.map(jnp.asarray, block_format.element))
+    for way, actual in every(x, None).items():
+        assert_same(actual, traced[way], x, f"{name}, {way}")
+
+
+def test_known_elements_of_tensors_of_every_size() -> None:
+    """As above in NVFP4, whose products with the power of two of a whole tensor are special where elements are known."""
+
+    @jax.jit
+    def every(tensors: Any, element: Any) -> dict[str, Any]:
+        given = blocks.NVFP4._replace(element=element or blocks.NVFP4.element)
+        modes = {way: partial(round_blocks, block_format=given, mode=pl.MODES[way]) for way in ("nearest_even", "upward")}
+        return {way: jax.vmap(rounding)(tensors) for way, rounding in modes.items()}
+
+    rng = np.random.default_rng(1)
+    wide = rng.normal(size=(277, 48)) * 2.0 ** -rng.integers(0, 30, (277, 48))
+    x = np.ldexp(wide, np.arange(-151, 126)[:, None]).astype(np.float32)
+    traced = every(x, jax.tree.map(jnp.asarray, blocks.NVFP4.element))
+    for way, actual in every(x, None).items():
+        assert_same(actual, traced[way], x, way)
 
 
 def test_one_compilation_serves_many_element_formats() -> None:

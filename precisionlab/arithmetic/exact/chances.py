@@ -27,8 +27,9 @@ from precisionlab.numerics.derivatives import straight_through
 from precisionlab.numerics.formats import FORMATS, Format
 from precisionlab.numerics.grids import locate
 from precisionlab.numerics.modes import Mode, Stochastic
+from precisionlab.numerics.placing import happens, scaled
 from precisionlab.numerics.randomness import check_key, fold
-from precisionlab.numerics.rounding import happens, round_carrier, round_to, scaled
+from precisionlab.numerics.rounding import round_carrier, round_to
 
 __all__ = ["carried_sum", "round_sum"]
 
