@@ -46,7 +46,8 @@ def track(
         formats: formats to ask about: how much would be lost if the weights (and with `state=True` the optimizer's moments)
             were stored in each, rounded to nearest even, stochastically, or with a compensation, while training goes on as it
             is. A sequence is recorded under the formats' names, a mapping under its keys.
-        every: look at one update in `every`; in large models the others cost little: on CPUs a copy of the weights.
+        every: look at one update in `every`; the others cost a copy of the weights, and gradients live until the look would be
+            made. `observer` looks from outside of the step, which then stays as it is.
         detail: False counts fates alone, without masses, descent quality and histogram, at a fraction of the cost.
         ages: also remember when each entry last moved, in every update. Costs 4 bytes a parameter; without it the state
             grows only with the number of leaves.
