@@ -1,11 +1,12 @@
 """What does watching cost?
 
 A whole Adam step (loss, gradient, update), as it is and wrapped in `track`: perceptrons 64-width-width-10 at batch 64, and a
-byte-level transformer of 6 layers (65 leaves; on an accelerator of width 512, 32 x 64 tokens). The counts of all fates, the
-whole record (masses, descent quality, histogram), and what three other formats would lose; in every step, in one of ten, in one
-of a hundred; one dispatch a step, and in a scan. Run with `python -m benchmarks.tracking`.
+byte-level transformer of 6 layers (65 leaves; with `--device` one of width 512, 32 x 64 tokens, alone). The counts of all
+fates, the whole record (masses, descent quality, histogram), and what three other formats would lose; in every step, in one of
+ten, in one of a hundred; one dispatch a step, and in a scan. Run with `python -m benchmarks.tracking`.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -60,22 +61,19 @@ def compared(name: str, model: Model, cases: dict[str, tuple[Any, float | None]]
 def main() -> bool:
     """Measure, print, and say whether every claim was met."""
     adam, track = optax.adam(1e-3), pl.optimizers.track
-    device = jax.default_backend() != "cpu"
-    large = transformer(6, 512, 32) if device else transformer(6)
-    often, seldom = (1.15, 1.03) if device else (1.1, 1.02)
     met = []
-    for name, model, each, tenth, repeats in [
-        ("width 64", perceptron(64), None, None, 31),
-        ("width 256", perceptron(256), None, None, 31),
-        ("width 1024", perceptron(1024), 1.25, 1.05, 9),
-        ("transformer", large, often, seldom, 9),
-    ]:
+    small = [("width 64", perceptron(64), None, None, 31), ("width 256", perceptron(256), None, None, 31)]
+    models = [*small, ("width 1024", perceptron(1024), 1.25, 1.05, 9), ("transformer", transformer(6), 1.1, 1.02, 9)]
+    if "--device" in sys.argv:
+        sys.argv.remove("--device")
+        models = [("transformer of width 512", transformer(6, 512, 32), 1.15, 1.03, 9)]
+    for name, model, each, tenth, repeats in models:
         cases = {
             "fates, every step": (track(adam, detail=False), each),
             "whole record, every step": (track(adam), each),
             "fates, one in ten": (track(adam, every=10, detail=False), tenth),
             "whole record, one in ten": (track(adam, every=10), tenth),
-            "three formats, one in ten": (track(adam, FORMATS, every=10), 1.05 if name == "transformer" else None),
+            "three formats, one in ten": (track(adam, FORMATS, every=10), 1.05 if name.startswith("transformer") else None),
             "between two looks of an observer": (None, 1.01),
         }
         met.append(compared(name, model, cases, 10, repeats))

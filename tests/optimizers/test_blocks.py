@@ -33,7 +33,7 @@ def test_every_entry_is_in_one_row(sizes: list[int], looped: bool) -> None:
             place = np.arange(start, start + cut.row)
             seen[leaf][place[(place >= low) & (place < sizes[leaf])]] += 1
     assert all((each == 1).all() for each in seen)
-    assert looped or len(cut.which) <= 16
+    assert looped or len(cut.which) <= 8
     # What is looked at for nothing: the ends of rows and of blocks.
     assert cut.leaf.size * cut.row <= 1.5 * sum(sizes) + cut.height * cut.row + len(sizes) * cut.row
 

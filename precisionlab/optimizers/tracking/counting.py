@@ -1,7 +1,7 @@
 """All questions about leaves that lie in blocks, counted in one program for all leaves of a kind.
 
-A few formats that are asked about are compiled in. Of more the numbers are taken up one after the other, and only what they have
-in common is.
+A few formats that are asked about are compiled in. Of more the numbers are taken up one after the other, and only what they
+have in common is.
 """
 
 from collections.abc import Callable, Mapping, Sequence

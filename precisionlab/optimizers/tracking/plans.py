@@ -27,8 +27,8 @@ _SMALL = 1 << 12
 _TURN = 1 << 12
 """A turn of the loop takes as long as so many entries."""
 
-_UNROLLED = 16
-"""So many blocks at most without a loop."""
+_UNROLLED, _LEAST = 8, 1 << 20
+"""So many blocks at most without a loop, and so many entries in one at least."""
 
 
 class Piece(NamedTuple):
@@ -87,7 +87,7 @@ def plan(sizes: Sequence[int], *, looped: bool) -> Plan:
     large = np.flatnonzero(entries > _SMALL) if looped else np.array([], int)
     small = [Piece(leaf, 0, int(counts[leaf])) for leaf in np.setdiff1d(np.arange(len(entries)), large)]
     number = sum(piece.count for piece in small)
-    height = _height(entries[large], number, parts) if looped else -(-number // _UNROLLED)
+    height = _height(entries[large], number, parts) if looped else min(number, max(-(-number // _UNROLLED), _LEAST // row))
     slices = [_slice(leaf, begin, entries, row, height) for leaf in large for begin in range(0, entries[leaf], height * row)]
     gathered = [small] if looped else list(_filled(small, height))
     rows = [(piece.leaf, number * row) for part in gathered for piece in part for number in _numbers(piece)]
