@@ -14,6 +14,7 @@ from precisionlab.optimizers import kahan, round_params, stagnation, track
 from precisionlab.optimizers.tracking import looking, sights
 from precisionlab.optimizers.tracking import track as track_module
 from precisionlab.optimizers.tracking.alike import of_each
+from precisionlab.problems import cross_entropy, mlp_apply, mlp_init
 from precisionlab.stagnation.fates import by_path
 from tests.recount import assert_tally, recount
 
@@ -81,6 +82,35 @@ def test_records_in_blocks_are_those_of_one_leaf_after_the_other(
             assert_tally(seen.tally[name], recount(params[name], first[0][name], after[name]))
             assert int(seen.gradients[name]) == int((np.asarray(grads[name], np.float32) != 0).sum())
     del given
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adamw(1e-3), optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2)), optax.lion(1e-3)],
+    ids=["adamw", "clipped", "lion"],
+)
+def test_a_scan_trains_bit_for_bit_as_without(optimizer: Any, every: int) -> None:
+    """Not so the momentum of SGD: alone, XLA adds it to a gradient within the product of matrices that makes it."""
+    images, labels = jax.random.uniform(jax.random.key(1), (32, 64)), jax.random.randint(jax.random.key(2), (32,), 0, 10)
+    params = mlp_init(jax.random.key(0), (64, 90, 60, 10))
+
+    def loss(params: Any) -> Any:
+        return cross_entropy(mlp_apply(params, images), labels)
+
+    def trained(optimizer: Any) -> Any:
+        def step(held: Any, _: None) -> Any:
+            params, state = held
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.jit(lambda held: jax.lax.scan(step, held, length=6)[0])((params, optimizer.init(params)))
+
+    plain, (weights, state) = trained(optimizer), trained(track(optimizer, [pl.FLOAT16], every=every))
+    assert int(stagnation(state).reads) == 6 // every
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves((weights, state.inner)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (200, 300)])
