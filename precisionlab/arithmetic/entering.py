@@ -116,7 +116,8 @@ def format_of(name: str, dtype: Any, frame: Frame) -> Format:
 
 def rounded(x: Array, fmt: Format, mode: Mode, frame: Frame) -> Array:
     """A value rounded to a format, with the next random bits where the mode needs some."""
-    return round_result(x, fmt, mode, frame.next_words() if isinstance(mode, Stochastic) else None)
+    random = frame.next_words() if isinstance(mode, Stochastic) else None
+    return round_result(x, fmt, mode, random, frame.words_of(fmt, carrier_for(x)))
 
 
 def _same(grid: Grid, fmt: Format) -> bool:

@@ -9,9 +9,12 @@ import jax
 from precisionlab._typing import Array
 from precisionlab.arithmetic.rules import Rules, resolve, resolve_argument
 from precisionlab.arithmetic.sums.accumulation import Accumulation
-from precisionlab.numerics.formats import Format
+from precisionlab.numerics.carriers import Carrier
+from precisionlab.numerics.formats import Format, is_concrete
+from precisionlab.numerics.grids import FormatWords
 from precisionlab.numerics.modes import Mode, nearest_even
 from precisionlab.numerics.randomness import key_rows
+from precisionlab.numerics.rounding import shared_words
 
 __all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
 
@@ -90,6 +93,7 @@ class Frame:
         words: a raw random key, or None.
         draws: how often the key was used, shared between the frames of one program.
         rows: the keys that were made from it last, shared likewise.
+        traced: the words of traced formats, shared by all roundings of one program and of those within it.
         records: what was observed, by operation; empty unless somebody looks.
         noticed: `noticed(value, array, what, dtype, where, frame)`, for what is rounded as it is read (`what`: a constant, an
             operand), at a place in the order of execution; None if nobody observes.
@@ -104,6 +108,7 @@ class Frame:
     words: Array | None = None
     draws: list[int] = field(default_factory=lambda: [0])
     rows: list[Array] = field(default_factory=list)
+    traced: dict[Any, tuple[Format, FormatWords]] = field(default_factory=dict)
     records: dict[Any, Any] = field(default_factory=dict)
     noticed: Callable[..., None] | None = None
     inside: bool = True
@@ -122,13 +127,23 @@ class Frame:
         """A program within this one, with random bits and records of its own."""
         trail = self.trail if branch is None else (*self.trail, branch)
         around = (self.path, trail, self.sources)
-        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, noticed=self.noticed)
+        inner = arithmetic or self.arithmetic
+        return Frame(inner, self.operate, *around, words, noticed=self.noticed, traced=dict(self.traced))
 
     def place(self, operand: int) -> tuple[float, ...]:
         """Where in the order of execution an operand is read: before its equation; the results of a program, at its end."""
         if self.inside:
             return (*self.trail, float("inf"), operand)
         return (*self.trail[:-1], self.trail[-1] - 0.5, operand)
+
+    def words_of(self, fmt: Format, carrier: Carrier) -> FormatWords | None:
+        """The words of a format that is not concrete, made where the first of its roundings is."""
+        if is_concrete(fmt):
+            return None
+        place = (carrier.width, *map(id, fmt))
+        if place not in self.traced:
+            self.traced[place] = fmt, shared_words(fmt, carrier)
+        return self.traced[place][1]
 
     def next_words(self) -> Array | None:
         """A fresh raw random key, or None if nothing is drawn."""

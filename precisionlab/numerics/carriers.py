@@ -72,8 +72,8 @@ class Carrier(NamedTuple):
 
     def word(self, value: Any) -> Array:
         """`value` as an unsigned integer as wide as the carrier (Python integers wrap modulo 2^width)."""
-        if isinstance(value, int):
-            value = np.asarray(value % (1 << self.width), self.uint)
+        if isinstance(value, int | np.integer):
+            return self.uint(int(value) % (1 << self.width))  # of NumPy, so that sums of known words are known too
         return jnp.asarray(value).astype(self.uint)
 
 
@@ -176,11 +176,10 @@ def computed_once(x: Array) -> Array:
     if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         return lax.div(x, lax.population_count(x) >> x.dtype.type(7) | x.dtype.type(1))
     carrier = CARRIERS[x.dtype.name]
-    nothing = lax.population_count(to_bits(x, carrier)) >> carrier.word(7)
-    return x / from_bits(carrier.word(carrier.bias << carrier.fraction_bits) | nothing, carrier)
+    return from_bits(computed_once(to_bits(x, carrier)), carrier)
 
 
-def power_of_two(exponent: Array, carrier: Carrier) -> Array:
+def power_of_two(exponent: Any, carrier: Carrier) -> Any:
     """The magnitude bits of 2^exponent, for exponents from the carrier's smallest subnormal up; 0 below it.
 
     `jnp.exp2` is inexact at most integers and flushes subnormals, hence the integers.
@@ -190,7 +189,11 @@ def power_of_two(exponent: Array, carrier: Carrier) -> Array:
         >>> [v.hex() for v in np.asarray(from_bits(x, FLOAT32_CARRIER)).tolist()]
         ['0x1.0000000000000p-149', '0x1.0000000000000p-1', '0x1.0000000000000p+3']
     """
-    t, exponent = carrier.fraction_bits, jnp.asarray(exponent, jnp.int32)
+    t = carrier.fraction_bits
+    if isinstance(exponent, int):
+        place = exponent - (carrier.emin - t)
+        return carrier.word((exponent + carrier.bias) << t if exponent >= carrier.emin else 1 << place if place >= 0 else 0)
+    exponent = jnp.asarray(exponent, jnp.int32)
     normal = carrier.word(exponent + carrier.bias) << carrier.word(t)
     below = exponent - (carrier.emin - t)  # position of the bit within the subnormal significand
     one = carrier.word(1)

@@ -9,6 +9,7 @@ nearest_even is an exact scaling and `lax.round`. What to do with the result is 
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, fro
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete, name_of
-from precisionlab.numerics.grids import entered, is_number, keep, largest_bits, locate, magnitude_bits, smallest_positive
+from precisionlab.numerics.grids import FormatWords, entered, is_number, keep, locate, words_of
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.numerics.randomness import check_key, counter_hash, hash_positions
 from precisionlab.numerics.wide import in_float64
 
-__all__ = ["happens", "joined_format", "round_carrier", "round_result", "round_to", "scaled", "split_format", "stored"]
+__all__ = ["happens", "joined_format", "round_carrier", "round_result", "round_to", "scaled", "shared_words", "split_format", "stored"]
 
 
 def round_to(
@@ -89,17 +90,32 @@ def round_to(
     return straight_through(array, _round(constant(array), random, traced, fixed=fixed, mode=mode))
 
 
-def round_result(x: Array, fmt: Format, mode: Mode, words: Array | None) -> Array:
+def round_result(x: Array, fmt: Format, mode: Mode, random: Array | None, traced: FormatWords | None = None) -> Array:
     """What `round_to` computes, for one of many operations: unchecked, and stored rather than computed anew for each use.
 
     Args:
         x: float32 or float64.
         fmt: a format that fits.
         mode: a rounding mode.
-        words: for stochastic modes, the two words of a row of `randomness.key_rows`.
+        random: for stochastic modes, the two words of a row of `randomness.key_rows`.
+        traced: of a format that is not concrete, the `shared_words`, if they are there.
     """
+    fixed, _ = split_format(fmt)
+    if traced is None and not is_concrete(fmt):
+        traced = shared_words(fmt, CARRIERS[x.dtype.name])
+    return straight_through(x, _round_stored(constant(x), random, traced, fixed=fixed, mode=mode))
+
+
+def shared_words(fmt: Format, carrier: Carrier) -> FormatWords:
+    """Those words of a format that are traced, made once for all of its roundings."""
     fixed, traced = split_format(fmt)
-    return straight_through(x, _round_stored(constant(x), words, traced, fixed=fixed, mode=mode))
+    return _shared_words(traced, fixed=fixed, carrier=carrier)
+
+
+@partial(jax.jit, static_argnames=("fixed", "carrier"))
+def _shared_words(traced: Format, *, fixed: Format, carrier: Carrier) -> FormatWords:
+    every, known = words_of(joined_format(traced, fixed), carrier), words_of(fixed, carrier)
+    return FormatWords(*(computed_once(one) if other is None and one is not None else None for one, other in zip(every, known, strict=True)))
 
 
 def stored(x: Array) -> Array:
@@ -124,13 +140,16 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: Format, mod
 
 
 @partial(jax.jit, static_argnames=("fixed", "mode"))
-def _round_stored(x: Array, words: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
+def _round_stored(x: Array, words: Array | None, traced: FormatWords | None, *, fixed: Format, mode: Mode) -> Array:
     # Not inlined: hundreds of equal roundings are traced and lowered once.
     random, carrier = None, CARRIERS[x.dtype.name]
     if isinstance(mode, Stochastic) and words is not None:
         hashed = mode.generator is counter_hash
         random = hash_positions(words, x.shape, carrier.uint) if hashed else mode.generator(words, x.shape, carrier.uint)
-    return computed_once(round_carrier(x, joined_format(traced, fixed), mode, random, carrier))
+    numbers = words_of(fixed, carrier)
+    if traced is not None:
+        numbers = FormatWords(*(one if other is None else other for one, other in zip(numbers, traced, strict=True)))
+    return computed_once(round_carrier(x, fixed, mode, random, carrier, words=numbers))
 
 
 _computed_once = jax.jit(computed_once)
@@ -143,69 +162,71 @@ def round_carrier(
     random: Array | None,
     carrier: Carrier,
     more: tuple[Array, Array] | None = None,
+    words: FormatWords | None = None,
 ) -> Array:
     """The law itself, unchecked and without a derivative: what `round_to` computes once its arguments are right.
 
     With two `more` random words a stochastic mode is exact also where more is dropped than one word has places for.
     """
-    word = carrier.word
+    if mode is nearest_even and _is_short_carrier(fmt, carrier):
+        # The same integer operations as below, as a single one that compilers have to leave alone.
+        return lax.reduce_precision(x, carrier.width - 1 - carrier.fraction_bits, int(fmt.precision) - 1)
+    word, words = carrier.word, words or words_of(fmt, carrier)
     bits = to_bits(x, carrier)
     magnitude = bits & word(carrier.sign - 1)
     sign = bits ^ magnitude
     negative = sign != 0
-    infinity, largest = word(carrier.infinity), largest_bits(fmt, carrier)
-    overflow = magnitude_bits(fmt.overflow, carrier)
+    infinity, has_signed_zero = word(carrier.infinity), is_number(fmt.zeros) and fmt.zeros == 2
+    carries = random is not None or mode in (nearest_even, nearest_away)
 
-    def increment_of(tail: Array, odd: Array, random: Array | None) -> Array:
+    def increment_of(tail: Any, odd: Any, random: Any) -> Array:
         return mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
 
     if mode is nearest_even and _scales_exactly(fmt, carrier):
         result = _nearest_even_by_scaling(magnitude, fmt, carrier)
         kept = result
     else:
-        place = locate(magnitude, fmt, carrier)
+        place = locate(magnitude, words, carrier)
         far_below = None
-        if mode not in (nearest_even, nearest_away) and place.significand is not magnitude:
+        if mode not in (nearest_even, nearest_away) and place.base is not None:
             # More than the whole significand is dropped: the result is zero or the smallest value, and a carry has no binade
             # to go to. The nearest modes never carry from there.
             far_below = place.shift > word(carrier.precision)
-            excess = jnp.maximum(place.shift, word(carrier.width - 1)) - word(carrier.width - 1)
+            shift = jnp.minimum(place.shift, word(carrier.width - 1))
+            excess = place.shift - shift
             shifted = place.significand >> excess
             if more is not None:
                 dropped = place.significand & ((word(1) << jnp.minimum(excess, word(carrier.width - 1))) - word(1))
                 shifted = shifted + word(happens(dropped, excess, *more, carrier))
             if random is None:
                 shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
-            place = place._replace(significand=shifted, shift=place.shift - excess)
-        unit = word(1) << place.shift
-        odd = word((place.significand & unit) != 0)
-        kept, result = keep(place, increment_of(unit - word(1), odd, random), carrier)
+            place = place._replace(significand=shifted, shift=shift)
+        odd = (place.significand >> place.shift) & word(1)
+        kept, result = keep(place, increment_of(place.tail(carrier), odd, random), carrier)
         if far_below is not None:
-            result = jnp.where(far_below, smallest_positive(fmt, carrier), result)
+            result = jnp.where(far_below, words.smallest, result)
 
-    carries = random is not None or mode in (nearest_even, nearest_away)
     if carries and is_number(fmt.overflow) and math.isnan(fmt.overflow):
-        result = jnp.where(result > largest, overflow, result)  # which takes in infinities and NaN
+        result = jnp.where(result > words.largest, words.overflow, result)  # which takes in infinities and NaN
     elif carries and _carries_to_infinity(fmt, carrier):
         result = jnp.where(magnitude > infinity, magnitude, result)
     else:
-        # A finite value beyond the largest overflows if the mode would carry out of an odd value with every dropped bit set.
-        everything = None if random is None else ~word(0)
-        overflows = increment_of(word(3), word(1), everything) > 0
-        beyond = jnp.where(overflows | (magnitude == infinity), overflow, largest)
-        result = jnp.where(result > largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
+        beyond = words.overflow
+        if not carries:
+            # A finite value beyond the largest overflows if the mode would carry out of an odd value with all bits dropped.
+            overflows = increment_of(word(3), word(1), None) > 0
+            beyond = jnp.where(overflows | (magnitude == infinity), beyond, words.largest)
+        result = jnp.where(result > words.largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
 
-    if is_number(fmt.zeros) and fmt.zeros == 2:
+    if has_signed_zero:
         # On a uniform grid a zero significand is a zero magnitude already; elsewhere it still holds the base.
         return from_bits((result if kept is result else jnp.where(kept == 0, word(0), result)) | sign, carrier)
-    zero = sign & jnp.where(jnp.asarray(fmt.zeros) == 2, ~word(0), word(0))
-    rounded = jnp.where(kept == 0, zero, result | sign)
-    if not (is_number(fmt.zeros) and fmt.zeros != 0):
-        bare, smallest = jnp.asarray(fmt.zeros) == 0, smallest_positive(fmt, carrier)
-        nan = to_bits(jnp.asarray(jnp.nan, carrier.dtype), carrier)
-        positive = jnp.where(kept == 0, smallest, rounded)
-        rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
-    return from_bits(rounded, carrier)
+    empty = kept == 0
+    if is_number(fmt.zeros) and fmt.zeros == 1:
+        return from_bits(jnp.where(empty, word(0), result | sign), carrier)
+    rounded = jnp.where(empty, words.zero, result) | (sign & jnp.where(empty, words.signs, word(-1)))
+    nan = word(int(np.asarray(np.nan, carrier.dtype).view(carrier.uint)))
+    return from_bits(jnp.where(bits - word(1) > words.positive, nan, rounded), carrier)
 
 
 def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:
@@ -231,6 +252,17 @@ def _carries_to_infinity(fmt: Format, carrier: Carrier) -> bool:
     return float(fmt.largest) == math.ldexp(2.0 - math.ldexp(1.0, 1 - fmt.precision), carrier.bias)
 
 
+def _is_short_carrier(fmt: Format, carrier: Carrier) -> bool:
+    """Whether the format is known to be the carrier with fewer significand bits, as bfloat16 is float32."""
+    return (
+        _carries_to_infinity(fmt, carrier)
+        and 2 <= fmt.precision < carrier.precision
+        and fmt.emin == carrier.emin
+        and bool(fmt.subnormals)
+        and fmt.zeros == 2
+    )
+
+
 def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:
     """Whether below 2^emin the format's values are known to be integer multiples of a normal number of the carrier."""
     return (
@@ -249,15 +281,11 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
     `lax.round`: an operation of its own, with nothing to fold or contract, on operands that flushing cannot hurt because the
     spacing is a normal number. It takes half of the instructions that shifting by a variable amount takes.
     """
-    word, spacing = carrier.word, fmt.emin - fmt.precision + 1
-    shift = word(carrier.precision - fmt.precision)
-    tail = (word(1) << shift) - word(1)
-    above = (magnitude + nearest_even(tail, (magnitude >> shift) & word(1), False)) & ~tail
-    to_units, to_values = carrier.dtype(2.0**-spacing), carrier.dtype(2.0**spacing)
-    units = lax.round(from_bits(magnitude, carrier) * to_units, lax.RoundingMethod.TO_NEAREST_EVEN)
-    return jnp.where(
-        magnitude < word((fmt.emin + carrier.bias) << carrier.fraction_bits), to_bits(units * to_values, carrier), above
-    )
+    spacing, size = fmt.emin - fmt.precision + 1, from_bits(magnitude, carrier)
+    above = lax.reduce_precision(size, carrier.width - 1 - carrier.fraction_bits, int(fmt.precision) - 1)
+    units = lax.round(size * carrier.dtype(2.0**-spacing), lax.RoundingMethod.TO_NEAREST_EVEN)
+    low = carrier.word((fmt.emin + carrier.bias) << carrier.fraction_bits)
+    return to_bits(jnp.where(magnitude < low, units * carrier.dtype(2.0**spacing), above), carrier)
 
 
 @jax.custom_vjp
