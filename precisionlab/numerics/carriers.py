@@ -21,6 +21,7 @@ __all__ = [
     "Carrier",
     "as_float64",
     "carrier_of",
+    "choose",
     "computed_once",
     "from_bits",
     "power_of_two",
@@ -157,6 +158,12 @@ def as_float64(x: Array) -> Array:
     return jnp.where(subnormal, jnp.where(bits == size, units, -units), x.astype(jnp.float64))
 
 
+def choose(condition: Array, one: Any, other: Any) -> Array:
+    """`jnp.where` of words, each of the shape of the condition or a scalar; but one operation, not a function that is called."""
+    shape = jnp.shape(condition)
+    return lax.select(condition, *(lax.broadcast(x, shape) if jnp.ndim(x) < len(shape) else x for x in (one, other)))
+
+
 def uncontracted(x: Array) -> Array:
     """x, kept apart from a sum that follows, so that a product in it is rounded before it is added.
 
@@ -170,11 +177,11 @@ def computed_once(x: Array) -> Array:
 
     XLA duplicates what it thinks is cheap into every consumer, and a rounding is a dozen integer operations, all of them
     cheap: in a chain of roundings the work doubles at every fork. Divisions of floats it thinks dear, and leaves where they
-    are. This one is by a one that only the last stage of the compiler sees through (no word has 64 bits set), and removes;
-    where none does, it is a division by one.
+    are. This one, of words, is by a one that only the last stage of the compiler sees through (an even number of at most one is
+    zero), and removes; where none does, it is a division by one.
     """
     if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
-        return lax.div(x, lax.population_count(x) >> x.dtype.type(7) | x.dtype.type(1))
+        return lax.div(x, jnp.minimum(x, x.dtype.type(1)) | x.dtype.type(1))
     carrier = CARRIERS[x.dtype.name]
     return from_bits(computed_once(to_bits(x, carrier)), carrier)
 

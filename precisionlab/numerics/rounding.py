@@ -17,16 +17,27 @@ import numpy as np
 from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
+from precisionlab.numerics.carriers import CARRIERS, Carrier, choose, computed_once, from_bits, to_bits
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete, name_of
-from precisionlab.numerics.grids import FormatWords, entered, is_number, keep, locate, words_of
+from precisionlab.numerics.grids import entered, keep, locate
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
 from precisionlab.numerics.randomness import check_key, counter_hash, hash_positions
 from precisionlab.numerics.wide import in_float64
+from precisionlab.numerics.words import FormatWords, is_number, words_of
 
-__all__ = ["happens", "joined_format", "round_carrier", "round_result", "round_to", "scaled", "shared_words", "split_format", "stored"]
+__all__ = [
+    "happens",
+    "joined_format",
+    "round_carrier",
+    "round_result",
+    "round_to",
+    "scaled",
+    "shared_words",
+    "split_format",
+    "stored",
+]
 
 
 def round_to(
@@ -115,7 +126,9 @@ def shared_words(fmt: Format, carrier: Carrier) -> FormatWords:
 @partial(jax.jit, static_argnames=("fixed", "carrier"))
 def _shared_words(traced: Format, *, fixed: Format, carrier: Carrier) -> FormatWords:
     every, known = words_of(joined_format(traced, fixed), carrier), words_of(fixed, carrier)
-    return FormatWords(*(computed_once(one) if other is None and one is not None else None for one, other in zip(every, known, strict=True)))
+    return FormatWords(
+        *(computed_once(one) if other is None and one is not None else None for one, other in zip(every, known, strict=True))
+    )
 
 
 def stored(x: Array) -> Array:
@@ -182,6 +195,8 @@ def round_carrier(
     def increment_of(tail: Any, odd: Any, random: Any) -> Array:
         return mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
 
+    if mode is nearest_even and not all(map(is_number, fmt)):
+        return _nearest_even_by_words(bits, magnitude, words, carrier)
     if mode is nearest_even and _scales_exactly(fmt, carrier):
         result = _nearest_even_by_scaling(magnitude, fmt, carrier)
         kept = result
@@ -204,29 +219,28 @@ def round_carrier(
         odd = (place.significand >> place.shift) & word(1)
         kept, result = keep(place, increment_of(place.tail(carrier), odd, random), carrier)
         if far_below is not None:
-            result = jnp.where(far_below, words.smallest, result)
+            result = choose(far_below, words.smallest, result)
 
     if carries and is_number(fmt.overflow) and math.isnan(fmt.overflow):
-        result = jnp.where(result > words.largest, words.overflow, result)  # which takes in infinities and NaN
+        result = choose(result > words.largest, words.overflow, result)  # which takes in infinities and NaN
     elif carries and _carries_to_infinity(fmt, carrier):
-        result = jnp.where(magnitude > infinity, magnitude, result)
+        result = choose(magnitude > infinity, magnitude, result)
     else:
         beyond = words.overflow
         if not carries:
             # A finite value beyond the largest overflows if the mode would carry out of an odd value with all bits dropped.
             overflows = increment_of(word(3), word(1), None) > 0
-            beyond = jnp.where(overflows | (magnitude == infinity), beyond, words.largest)
-        result = jnp.where(result > words.largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
+            beyond = choose(overflows | (magnitude == infinity), beyond, words.largest)
+        result = choose(result > words.largest, choose(magnitude > infinity, magnitude, beyond), result)
 
     if has_signed_zero:
         # On a uniform grid a zero significand is a zero magnitude already; elsewhere it still holds the base.
-        return from_bits((result if kept is result else jnp.where(kept == 0, word(0), result)) | sign, carrier)
+        return from_bits((result if kept is result else choose(kept == 0, word(0), result)) | sign, carrier)
     empty = kept == 0
     if is_number(fmt.zeros) and fmt.zeros == 1:
-        return from_bits(jnp.where(empty, word(0), result | sign), carrier)
-    rounded = jnp.where(empty, words.zero, result) | (sign & jnp.where(empty, words.signs, word(-1)))
-    nan = word(int(np.asarray(np.nan, carrier.dtype).view(carrier.uint)))
-    return from_bits(jnp.where(bits - word(1) > words.positive, nan, rounded), carrier)
+        return from_bits(choose(empty, word(0), result | sign), carrier)
+    rounded = choose(empty, words.zero, result) | (sign & choose(empty, words.signs, word(-1)))
+    return from_bits(choose(bits - word(1) > words.last, _nan(carrier), rounded), carrier)
 
 
 def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:
@@ -274,6 +288,30 @@ def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:
     )
 
 
+def _nearest_even_by_words(bits: Array, magnitude: Array, words: FormatWords, carrier: Carrier) -> Array:
+    """Round to nearest even in as few operations as a format takes of which nothing need be known.
+
+    The bits of the magnitude are rounded in their place, carries into the exponent included. That is wrong only where more
+    than a significand is dropped: what then does not vanish is the smallest value.
+    """
+    word = carrier.word
+    hidden, one = word(1 << carrier.fraction_bits), word(1)
+    shift = (words.level - lax.clamp(hidden, magnitude, words.top)) >> word(carrier.fraction_bits)
+    tail = (one << shift) - one
+    odd = ((magnitude | hidden) >> shift) & one
+    result = (magnitude + ((tail + odd) >> one)) & ~tail
+    result = jnp.maximum(result, words.smallest)
+    beyond = choose(magnitude > word(carrier.infinity), magnitude, words.overflow)
+    result = choose(result > words.largest, beyond, result)
+    sign = bits ^ magnitude
+    rounded = choose(magnitude <= words.vanishing, (sign & words.signs) | words.zero, result | sign)
+    return from_bits(choose(bits - one > words.last, _nan(carrier), rounded), carrier)
+
+
+def _nan(carrier: Carrier) -> Any:
+    return carrier.word(int(np.asarray(np.nan, carrier.dtype).view(carrier.uint)))
+
+
 def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) -> Array:
     """Round magnitudes to nearest even with a constant shift above 2^emin and a rounding to an integer below it.
 
@@ -285,7 +323,7 @@ def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) ->
     above = lax.reduce_precision(size, carrier.width - 1 - carrier.fraction_bits, int(fmt.precision) - 1)
     units = lax.round(size * carrier.dtype(2.0**-spacing), lax.RoundingMethod.TO_NEAREST_EVEN)
     low = carrier.word((fmt.emin + carrier.bias) << carrier.fraction_bits)
-    return to_bits(jnp.where(magnitude < low, units * carrier.dtype(2.0**spacing), above), carrier)
+    return to_bits(choose(magnitude < low, units * carrier.dtype(2.0**spacing), above), carrier)
 
 
 @jax.custom_vjp
