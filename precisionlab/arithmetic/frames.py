@@ -13,7 +13,7 @@ from precisionlab.numerics.carriers import Carrier
 from precisionlab.numerics.formats import Format, is_concrete
 from precisionlab.numerics.grids import FormatWords
 from precisionlab.numerics.modes import Mode, nearest_even
-from precisionlab.numerics.randomness import key_rows
+from precisionlab.numerics.randomness import first_row, key_rows, next_row
 from precisionlab.numerics.rounding import shared_words
 
 __all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
@@ -92,7 +92,7 @@ class Frame:
         sources: where in the user's code the equation and those around it come from, as JAX tells it.
         words: a raw random key, or None.
         draws: how often the key was used, shared between the frames of one program.
-        rows: the keys that were made from it last, shared likewise.
+        rows: the keys that were made from it last, and the number of the next of them, shared likewise.
         traced: the words of traced formats, shared by all roundings of one program and of those within it.
         records: what was observed, by operation; empty unless somebody looks.
         noticed: `noticed(value, array, what, dtype, where, frame)`, for what is rounded as it is read (`what`: a constant, an
@@ -152,8 +152,9 @@ class Frame:
         number = self.draws[0]
         self.draws[0] += 1
         if number % _ROWS == 0:
-            self.rows[:] = [key_rows(self.words, number, _ROWS)]
-        return self.rows[0][number % _ROWS]
+            self.rows[:] = [key_rows(self.words, number, _ROWS), first_row()]
+        words, self.rows[1] = next_row(*self.rows)
+        return words
 
 
 def opened(arithmetic: Arithmetic) -> tuple[list[Array], Callable[[Sequence[Array]], Arithmetic]]:
