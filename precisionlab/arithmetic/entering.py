@@ -5,7 +5,7 @@ on the right grid already is not rounded again.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -103,7 +103,12 @@ def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode)
     if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
         value = math.copysign(fmt.largest, value)
     # Without a derivative: a function that has one would join the transformations around, and not run at once.
-    return np.asarray(round_carrier(jnp.asarray(value, carrier), fmt, mode, None, CARRIERS[carrier]))
+    return np.asarray(_round_scalar(jnp.asarray(value, carrier), fmt, mode))
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # one compilation for all numbers in a program
+def _round_scalar(value: Array, fmt: Format, mode: Mode) -> Array:
+    return round_carrier(value, fmt, mode, None, CARRIERS[value.dtype.name])
 
 
 def format_of(name: str, dtype: Any, frame: Frame) -> Format:
