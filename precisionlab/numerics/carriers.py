@@ -159,7 +159,7 @@ def as_float64(x: Array) -> Array:
 
 
 def choose(condition: Array, one: Any, other: Any) -> Array:
-    """`jnp.where` of words, each of the shape of the condition or a scalar; but one operation, not a function that is called."""
+    """`jnp.where` of words, each of the condition's shape or a scalar; but one operation, not a function that is called."""
     shape = jnp.shape(condition)
     return lax.select(condition, *(lax.broadcast(x, shape) if jnp.ndim(x) < len(shape) else x for x in (one, other)))
 

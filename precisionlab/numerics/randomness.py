@@ -127,7 +127,9 @@ def next_row(rows: UInt[Array, "count 2"], number: Array) -> tuple[UInt[Array, "
     the number is a constant.
     """
     words = lax.dynamic_slice(rows, (number, np.uint32(0)), (1, 2)).reshape(2)
-    return words, lax.platform_dependent(number, cpu=lambda n: computed_once(n + np.uint32(1)), default=lambda n: n + np.uint32(1))
+    return words, lax.platform_dependent(
+        number, cpu=lambda n: computed_once(n + np.uint32(1)), default=lambda n: n + np.uint32(1)
+    )
 
 
 def hash_positions(words: UInt[Array, "2"], shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:
