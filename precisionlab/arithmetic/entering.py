@@ -20,8 +20,9 @@ from precisionlab.arithmetic.primitives import EXACT
 from precisionlab.numerics.blocks import BlockFormat
 from precisionlab.numerics.carriers import CARRIERS, Carrier
 from precisionlab.numerics.formats import Format, is_concrete
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, nearest_even
-from precisionlab.numerics.rounding import round_carrier, round_result, round_to
+from precisionlab.numerics.rounding import round_result, round_to
 
 __all__ = ["entered", "format_of", "holds_all", "rounded", "rounded_argument"]
 

@@ -45,9 +45,10 @@ from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, f
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import FLOAT32, Format, saturating
 from precisionlab.numerics.grids import as_carrier, locate
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even, to_odd
 from precisionlab.numerics.randomness import check_key
-from precisionlab.numerics.rounding import round_carrier, round_to
+from precisionlab.numerics.rounding import round_to
 from precisionlab.numerics.scaling import normalized, significand_of, times_power
 from precisionlab.numerics.wide import in_float64, unheld
 from precisionlab.numerics.words import is_number, largest_bits

@@ -71,19 +71,16 @@ def words_of(fmt: Format, carrier: Carrier) -> FormatWords:
         return word(_where(is_bare(emin, zeros), dropped(p), spread)) << word(t)
 
     def top(emin: Any, subnormals: Any) -> Any:
-        return word(_where(subnormals, _integer(emin) + carrier.bias + 1, 1)) << word(t)
+        return (word(_where(subnormals, _integer(emin) + carrier.bias + 1, 1)) << word(t)) - word(1)
 
     def level(p: Any, emin: Any, subnormals: Any) -> Any:
-        return word(_where(subnormals, _integer(emin) + carrier.bias, 0) + dropped(p)) << word(t)
+        return (word(_where(subnormals, _integer(emin) + carrier.bias, 0) + dropped(p)) << word(t)) + word((1 << t) - 1)
 
     def vanishing(p: Any, emin: Any, subnormals: Any, zeros: Any) -> Any:
         half = power_of_two(_where(subnormals, _integer(emin) - _integer(p), _integer(emin) - 1), carrier)
         # Without a zero nothing vanishes; but below the normals of the carrier two powers of two are in a binade.
         none = word(_where(is_bare(emin, zeros), (3 << (t - 2)) - 1, 0))
         return word(_where(_integer(zeros) == 0, none, half))
-
-    def less_one(bits: Any) -> Any:
-        return bits - word(1)
 
     smallest = made(lambda *numbers: smallest_positive(Format(*numbers), carrier), p, emin, 1, 1, subnormals)
     return FormatWords(
@@ -96,8 +93,8 @@ def words_of(fmt: Format, carrier: Carrier) -> FormatWords:
         zero=made(lambda smallest, zeros: word(_where(_integer(zeros) == 0, smallest, word(0))), smallest, zeros),
         signs=made(lambda zeros: word(_where(_integer(zeros) == 2, word(-1), word(0))), zeros),
         last=made(lambda zeros: word(_where(_integer(zeros) == 0, word(carrier.sign - 2), word(-1))), zeros),
-        top=made(lambda *numbers: less_one(top(*numbers)), emin, subnormals),
-        level=made(lambda *numbers: level(*numbers) + less_one(word(1 << t)), p, emin, subnormals),
+        top=made(top, emin, subnormals),
+        level=made(level, p, emin, subnormals),
         vanishing=made(vanishing, p, emin, subnormals, zeros),
     )
 

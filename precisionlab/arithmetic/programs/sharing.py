@@ -71,11 +71,11 @@ def shared(walk: Walk, program: ClosedJaxpr, inputs: Sequence[Held], frame: Fram
 
 
 def _made(walk: Walk, program: ClosedJaxpr, inputs: Sequence[Held], frame: Frame) -> _Function:
-    function, (_, close), path = _Function(), opened(frame.arithmetic), frame.path
+    function, (traced, close), arithmetic, path = _Function(), opened(frame.arithmetic), frame.arithmetic, frame.path
     known = [value if value.grid == RAW else value._replace(array=None) for value in inputs]
 
     def walked(numbers: list[Array], table: list[Array], moving: list[Any]) -> tuple[list[Any], list[Array]]:
-        inner = frame.called(close(numbers), path, table)
+        inner = frame.called(close(numbers) if traced else arithmetic, path, table)
         arrays = iter(moving)
         values = [value if value.grid == RAW else value._replace(array=next(arrays)) for value in known]
         results = walk(program.jaxpr, [], values, inner)
@@ -115,7 +115,7 @@ def _knows_grids(frame: Frame) -> bool:
 
 def _kind(value: Held) -> tuple[Any, ...]:
     array, grid = value.array, value.grid
-    known = grid if isinstance(grid, str) or is_concrete(grid) else "traced"
+    known = grid if isinstance(grid, str) else id(grid) if is_concrete(grid) else "traced"  # a grid is compared by identity
     return (
         known,
         np.shape(array),
