@@ -156,7 +156,8 @@ def _nearest_even_by_words(bits: Array, magnitude: Array, words: FormatWords, ca
     """
     word = carrier.word
     hidden, one = word(1 << carrier.fraction_bits), word(1)
-    shift = (words.level - lax.clamp(hidden, magnitude, words.top)) >> word(carrier.fraction_bits)
+    capped = jnp.minimum(jnp.maximum(magnitude, hidden), words.top)
+    shift = (words.level - capped) >> word(carrier.fraction_bits)
     tail = (one << shift) - one
     odd = ((magnitude | hidden) >> shift) & one
     result = (magnitude + ((tail + odd) >> one)) & ~tail
