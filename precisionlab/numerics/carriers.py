@@ -177,13 +177,13 @@ def computed_once(x: Array) -> Array:
 
     XLA duplicates what it thinks is cheap into every consumer, and a rounding is a dozen integer operations, all of them
     cheap: in a chain of roundings the work doubles at every fork. Divisions of floats it thinks dear, and leaves where they
-    are. This one, of words, is by a one that only the last stage of the compiler sees through (an even number of at most one is
-    zero), and removes; where none does, it is a division by one.
+    are. This one is by a one that only the last stage of the compiler sees through (an odd number of at most one), and removes;
+    where none does, it is a division by one. Of words it would be the same, but for 5 to 7 % of a program's time.
     """
-    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
-        return lax.div(x, jnp.minimum(x, x.dtype.type(1)) | x.dtype.type(1))
-    carrier = CARRIERS[x.dtype.name]
-    return from_bits(computed_once(to_bits(x, carrier)), carrier)
+    whole = jnp.issubdtype(x.dtype, jnp.unsignedinteger)
+    bits = x if whole else to_bits(x, CARRIERS[x.dtype.name])
+    one = jnp.minimum(bits, bits.dtype.type(1)) | bits.dtype.type(1)
+    return lax.div(x, one if whole else one.astype(x.dtype))
 
 
 def power_of_two(exponent: Any, carrier: Carrier) -> Any:
