@@ -31,6 +31,7 @@ def model(x: Any, w: Any) -> Any:
 FORMATS: dict[str, Callable[[], Any]] = {
     "constant": lambda: pl.FLOAT8_E5M2,
     "traced": lambda: jax.tree.map(jnp.asarray, pl.BFLOAT16),
+    "one traced rule": lambda: pl.Rules(jax.tree.map(jnp.asarray, pl.BFLOAT16)),
     "rules": lambda: pl.Rules(pl.BFLOAT16, primitives={"tanh": pl.FLOAT8_E4M3FN}),
 }
 MODES = {"nearest_even": pl.nearest_even, "stochastic": pl.stochastic, "upward": pl.upward}

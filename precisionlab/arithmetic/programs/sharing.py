@@ -66,7 +66,7 @@ def shared(walk: Walk, program: ClosedJaxpr, inputs: Sequence[Held], frame: Fram
         return None
     arrays, number = function.call(numbers, table, moving)
     frame.skip(function.draws, number)
-    ours = frame.arithmetic.formats if frame.arithmetic.uniform else None
+    ours: Any = frame.arithmetic.format_of("", ()) if frame.arithmetic.uniform else None
     return [Held(array, ours if grid is None else grid) for array, grid in zip(arrays, function.grids, strict=True)]
 
 
