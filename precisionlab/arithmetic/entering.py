@@ -5,7 +5,7 @@ on the right grid already is not rounded again.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,8 +20,9 @@ from precisionlab.arithmetic.primitives import EXACT
 from precisionlab.numerics.blocks import BlockFormat
 from precisionlab.numerics.carriers import CARRIERS, Carrier
 from precisionlab.numerics.formats import Format, is_concrete
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, nearest_even
-from precisionlab.numerics.rounding import round_carrier, round_result, round_to
+from precisionlab.numerics.rounding import round_result, round_to
 
 __all__ = ["entered", "format_of", "holds_all", "rounded", "rounded_argument"]
 
@@ -103,7 +104,12 @@ def _scalar(hexadecimal: str, carrier: str, dtype: str, fmt: Format, mode: Mode)
     if (abs(value) == float("inf") and fmt.overflow != float("inf")) or abs(value) == float(jnp.finfo(dtype).max):
         value = math.copysign(fmt.largest, value)
     # Without a derivative: a function that has one would join the transformations around, and not run at once.
-    return np.asarray(round_carrier(jnp.asarray(value, carrier), fmt, mode, None, CARRIERS[carrier]))
+    return np.asarray(_round_scalar(jnp.asarray(value, carrier), fmt, mode))
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # one compilation for all numbers in a program
+def _round_scalar(value: Array, fmt: Format, mode: Mode) -> Array:
+    return round_carrier(value, fmt, mode, None, CARRIERS[value.dtype.name])
 
 
 def format_of(name: str, dtype: Any, frame: Frame) -> Format:
@@ -116,7 +122,8 @@ def format_of(name: str, dtype: Any, frame: Frame) -> Format:
 
 def rounded(x: Array, fmt: Format, mode: Mode, frame: Frame) -> Array:
     """A value rounded to a format, with the next random bits where the mode needs some."""
-    return round_result(x, fmt, mode, frame.next_words() if isinstance(mode, Stochastic) else None)
+    random = frame.next_words() if isinstance(mode, Stochastic) else None
+    return round_result(x, fmt, mode, random, frame.words_of(fmt, carrier_for(x)))
 
 
 def _same(grid: Grid, fmt: Format) -> bool:

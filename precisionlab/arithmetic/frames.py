@@ -9,9 +9,12 @@ import jax
 from precisionlab._typing import Array
 from precisionlab.arithmetic.rules import Rules, resolve, resolve_argument
 from precisionlab.arithmetic.sums.accumulation import Accumulation
-from precisionlab.numerics.formats import Format
+from precisionlab.numerics.carriers import Carrier
+from precisionlab.numerics.formats import Format, is_concrete
+from precisionlab.numerics.grids import FormatWords
 from precisionlab.numerics.modes import Mode, nearest_even
-from precisionlab.numerics.randomness import key_rows
+from precisionlab.numerics.randomness import first_row, key_rows, next_row
+from precisionlab.numerics.rounding import shared_words
 
 __all__ = ["RAW", "UNKNOWN", "Arithmetic", "Frame", "Grid", "Held"]
 
@@ -89,7 +92,11 @@ class Frame:
         sources: where in the user's code the equation and those around it come from, as JAX tells it.
         words: a raw random key, or None.
         draws: how often the key was used, shared between the frames of one program.
-        rows: the keys that were made from it last, shared likewise.
+        rows: the keys that were made from it last, and the number of the next of them, shared likewise.
+        made: before which draw that was, shared likewise.
+        traced: the words of traced formats, shared by all roundings of one program and of those within it.
+        repeated: the identities of programs that are called repeatedly (`programs.sharing`).
+        functions: those that were made of them, shared between all frames.
         records: what was observed, by operation; empty unless somebody looks.
         noticed: `noticed(value, array, what, dtype, where, frame)`, for what is rounded as it is read (`what`: a constant, an
             operand), at a place in the order of execution; None if nobody observes.
@@ -104,6 +111,10 @@ class Frame:
     words: Array | None = None
     draws: list[int] = field(default_factory=lambda: [0])
     rows: list[Array] = field(default_factory=list)
+    made: list[int] = field(default_factory=lambda: [-1])
+    traced: dict[Any, tuple[Format, FormatWords]] = field(default_factory=dict)
+    repeated: frozenset[int] = frozenset()
+    functions: dict[Any, Any] = field(default_factory=dict)
     records: dict[Any, Any] = field(default_factory=dict)
     noticed: Callable[..., None] | None = None
     inside: bool = True
@@ -122,7 +133,14 @@ class Frame:
         """A program within this one, with random bits and records of its own."""
         trail = self.trail if branch is None else (*self.trail, branch)
         around = (self.path, trail, self.sources)
-        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, noticed=self.noticed)
+        kept = {"noticed": self.noticed, "traced": dict(self.traced), "repeated": self.repeated, "functions": self.functions}
+        return Frame(arithmetic or self.arithmetic, self.operate, *around, words, **kept)
+
+    def called(self, arithmetic: Arithmetic, path: tuple[str, ...], table: list[Array]) -> "Frame":
+        """A function that is called from here, which takes the random keys that come next of a table of this frame's."""
+        words = table[0][0] if table else None  # not drawn from: a function that needs another table is not called
+        kept = {"repeated": self.repeated, "functions": self.functions}
+        return Frame(arithmetic, self.operate, path, words=words, draws=[1], rows=list(table), **kept)
 
     def place(self, operand: int) -> tuple[float, ...]:
         """Where in the order of execution an operand is read: before its equation; the results of a program, at its end."""
@@ -130,15 +148,39 @@ class Frame:
             return (*self.trail, float("inf"), operand)
         return (*self.trail[:-1], self.trail[-1] - 0.5, operand)
 
+    def words_of(self, fmt: Format, carrier: Carrier) -> FormatWords | None:
+        """The words of a format that is not concrete, made where the first of its roundings is."""
+        if is_concrete(fmt):
+            return None
+        place = (carrier.width, *map(id, fmt))
+        if place not in self.traced:
+            self.traced[place] = fmt, shared_words(fmt, carrier)
+        return self.traced[place][1]
+
     def next_words(self) -> Array | None:
         """A fresh raw random key, or None if nothing is drawn."""
         if self.words is None:
             return None
-        number = self.draws[0]
+        self.table()
         self.draws[0] += 1
-        if number % _ROWS == 0:
-            self.rows[:] = [key_rows(self.words, number, _ROWS)]
-        return self.rows[0][number % _ROWS]
+        words, self.rows[1] = next_row(*self.rows)
+        return words
+
+    def table(self) -> list[Array]:
+        """The random keys from which the next is drawn, with its number among them; nothing if nothing is drawn."""
+        if self.words is not None and self.draws[0] % _ROWS == 0 and self.made[0] != self.draws[0]:
+            self.rows[:] = [key_rows(self.words, self.draws[0], _ROWS), first_row()]
+            self.made[0] = self.draws[0]
+        return self.rows
+
+    def has_rows(self, count: int) -> bool:
+        """Whether the table has so many keys left."""
+        return self.words is None or self.draws[0] % _ROWS + count <= _ROWS
+
+    def skip(self, count: int, number: list[Array]) -> None:
+        """Go on behind keys that a function has drawn."""
+        self.draws[0] += count
+        self.rows[1:] = number
 
 
 def opened(arithmetic: Arithmetic) -> tuple[list[Array], Callable[[Sequence[Array]], Arithmetic]]:

@@ -91,7 +91,7 @@ def simulate(
     def simulated(*args: Any, key: Any = None, **kwargs: Any) -> Any:
         words, kwargs = random_words("simulate", arithmetic, key, kwargs)
         program = program_of("simulate", fun, args, kwargs, arithmetic)
-        frame = Frame(arithmetic, operate, words=words)
+        frame = Frame(arithmetic, operate, words=words, repeated=program.repeated)
         return program.finish(program.run(frame, program.arrays))
 
     return simulated

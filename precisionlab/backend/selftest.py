@@ -124,7 +124,7 @@ def _facts() -> tuple[Check, ...]:
             "Does lax.reduce_precision(x, 5, 10) round to float16, subnormals included?",
             f"{'no' if wrong else 'yes'}: {wrong:,} of 65,536 bfloat16 patterns come out wrong, {zeros:,} as zero.",
             True,
-            f"{INTEGERS}, and keeps subnormals; lax.reduce_precision is not used.",
+            f"{INTEGERS}, and keeps subnormals; lax.reduce_precision is used only with the exponents of float32 or float64.",
         ),
     )
 

@@ -15,11 +15,13 @@ from precisionlab.numerics.block_formats import BlockFormat, powers_of_two
 from precisionlab.numerics.carriers import Carrier, from_bits, to_bits, uncontracted
 from precisionlab.numerics.cutting import largest_of_block
 from precisionlab.numerics.formats import FLOAT32
-from precisionlab.numerics.grids import Place, is_number, largest_bits, locate, locate_scaled, smallest_positive
+from precisionlab.numerics.grids import Place, locate, locate_scaled
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, nearest_even, to_odd
 from precisionlab.numerics.placing import round_place
-from precisionlab.numerics.rounding import round_carrier, round_to
+from precisionlab.numerics.rounding import round_to
 from precisionlab.numerics.scaling import normalized, over_common_power, significand_of, times_common_power, times_power
+from precisionlab.numerics.words import is_number, largest_bits, smallest_positive
 
 __all__ = ["round_parts", "scale_parts"]
 

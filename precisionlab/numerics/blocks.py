@@ -43,11 +43,12 @@ from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, f
 from precisionlab.numerics.cutting import by_blocks, cut
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, saturating
-from precisionlab.numerics.grids import as_carrier, is_number
+from precisionlab.numerics.grids import as_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
 from precisionlab.numerics.randomness import check_key
 from precisionlab.numerics.scaling import times_power
 from precisionlab.numerics.wide import in_float64, unheld
+from precisionlab.numerics.words import is_number
 
 __all__ = [
     "BLOCK_FORMATS",

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, Float
-from precisionlab.numerics.carriers import FLOAT32_CARRIER, Carrier, carrier_of, from_bits, power_of_two, to_bits
+from precisionlab.numerics.carriers import FLOAT32_CARRIER, Carrier, carrier_of, choose, from_bits, power_of_two, to_bits
 from precisionlab.numerics.checks import check_format, require_fits
 from precisionlab.numerics.formats import Format, describe_numbers, is_concrete
 from precisionlab.numerics.wide import in_float64, is_host_number, on_host, unheld
+from precisionlab.numerics.words import FormatWords, largest_bits, smallest_positive, words_of
 
 __all__ = [
     "Place",
@@ -31,9 +32,7 @@ __all__ = [
     "keep",
     "locate",
     "locate_scaled",
-    "magnitude_bits",
     "neighbors",
-    "smallest_positive",
     "spacing_exponent",
     "ulp",
 ]
@@ -53,6 +52,10 @@ class Place(NamedTuple):
     base: Array | None
     shift: Array
 
+    def tail(self, carrier: Carrier) -> Array:
+        """The bits below the grid, all set."""
+        return (carrier.word(1) << self.shift) - carrier.word(1)
+
 
 def as_carrier(x: Any, where: str) -> tuple[Array, Carrier]:
     """Values as an array of a carrier dtype (Python numbers become float32), with the carrier.
@@ -68,32 +71,17 @@ def as_carrier(x: Any, where: str) -> tuple[Array, Carrier]:
     return array, carrier_of(array.dtype, where)
 
 
-def locate(magnitude: Array, fmt: Format, carrier: Carrier) -> Place:
+def locate(magnitude: Array, fmt: Format | FormatWords, carrier: Carrier) -> Place:
     """The place of magnitudes (carrier bits without the sign) on the grid of a format."""
     t, word = carrier.fraction_bits, carrier.word
-    hidden, drop = word(1 << t), word(t + 1) - word(fmt.precision)
-    several_bits = (
-        is_number(fmt.precision) and fmt.precision > 1
-    )  # with one, the bit that tells odd from even is the hidden one
-    if several_bits and _is(fmt.emin, carrier.emin) and _is(fmt.subnormals, True) and _nonzero(fmt.zeros):
-        return Place(magnitude, None, drop)
-    # Biased, wrapping to zero for e8m0, whose smallest power of two is a subnormal of float32.
-    emin = word(jnp.asarray(fmt.emin, jnp.int32) + carrier.bias)
+    words = fmt if isinstance(fmt, FormatWords) else words_of(fmt, carrier)
+    if words.low is None:
+        return Place(magnitude, None, words.drop)
+    hidden = word(1 << t)
     exponent_bits = jnp.maximum(magnitude & word(carrier.infinity), hidden)
     base = exponent_bits - hidden
-    significand = magnitude - base
-    if _is(fmt.subnormals, True):
-        exponent = exponent_bits >> word(t)
-        shift = jnp.maximum(emin, exponent) - exponent + drop
-    else:
-        # Without subnormals the only values below 2^emin are 0 and 2^emin itself: a spacing of one whole binade.
-        low = emin << word(t)
-        gap = jnp.where(fmt.subnormals, drop, word(t)) << word(t)
-        shift = jnp.where(magnitude < low, low - exponent_bits + gap, drop << word(t)) >> word(t)
-    if not _nonzero(fmt.zeros):
-        bare = (jnp.asarray(fmt.zeros) == 0) & (emin == word(0)) & (magnitude < hidden)
-        shift = shift - word(bare)
-    return Place(significand, base, shift)
+    shift = choose(magnitude < words.low, (words.below - exponent_bits) >> word(t), words.drop)
+    return Place(magnitude - base, base, shift)
 
 
 def locate_scaled(magnitude: Array, fmt: Format, power: Array, carrier: Carrier) -> Place:
@@ -121,8 +109,7 @@ def keep(place: Place, increment: Array, carrier: Carrier) -> tuple[Array, Array
     Returns:
         The kept significand (zero where the magnitude became zero) and the magnitude bits, valid where it is nonzero.
     """
-    unit = carrier.word(1) << place.shift
-    kept = (place.significand + increment) & (carrier.word(0) - unit)
+    kept = (place.significand + increment) & ~place.tail(carrier)
     return (kept, kept) if place.base is None else (kept, kept + place.base)
 
 
@@ -132,39 +119,6 @@ def spacing_exponent(magnitude: Array, fmt: Format, carrier: Carrier) -> Array:
     # The shift counts from the last bit of the carrier, whose weight is that of the binade (subnormals share the first).
     binade = jnp.maximum(magnitude >> carrier.word(carrier.fraction_bits), carrier.word(1)).astype(jnp.int32)
     return binade - (carrier.bias + carrier.fraction_bits) + shift
-
-
-def smallest_positive(fmt: Format, carrier: Carrier) -> Array:
-    """The magnitude bits of the smallest positive value of a format."""
-    emin = jnp.asarray(fmt.emin, jnp.int32)
-    subnormal = emin - jnp.asarray(fmt.precision, jnp.int32) + 1
-    return power_of_two(jnp.where(jnp.asarray(fmt.subnormals, bool), subnormal, emin), carrier)
-
-
-def largest_bits(fmt: Format, carrier: Carrier) -> Array:
-    """The magnitude bits of the largest finite value, at most the carrier's own."""
-    return jnp.minimum(magnitude_bits(fmt.largest, carrier), carrier.word(carrier.infinity - 1))
-
-
-def magnitude_bits(number: Any, carrier: Carrier) -> Array:
-    """The magnitude bits of a number of a format in the carrier."""
-    if is_number(number):  # one constant, not four operations to fold
-        with np.errstate(over="ignore"):
-            return carrier.word(int(np.abs(np.asarray(number).astype(carrier.dtype)).view(carrier.uint)))
-    return to_bits(jnp.abs(jnp.asarray(number).astype(carrier.dtype)), carrier)
-
-
-def is_number(field: Any) -> bool:
-    """Whether one field of a format is known before tracing."""
-    return isinstance(field, int | float | np.number | np.bool_)
-
-
-def _is(field: Any, value: Any) -> bool:
-    return is_number(field) and bool(field == value)
-
-
-def _nonzero(field: Any) -> bool:
-    return is_number(field) and field != 0
 
 
 def entered(x: Any, fmt: Format, where: str) -> tuple[Array | np.ndarray, Carrier]:

@@ -1,9 +1,11 @@
 """Rounding at a place on a grid (`grids.Place`): what a mode adds to the significand, and what is kept of the sum."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from precisionlab._typing import Array
-from precisionlab.numerics.carriers import Carrier
+from precisionlab.numerics.carriers import Carrier, choose
 from precisionlab.numerics.grids import Place, keep
 from precisionlab.numerics.modes import Mode, nearest_away, nearest_even
 
@@ -14,7 +16,7 @@ def round_place(
     place: Place,
     magnitude: Array,
     negative: Array,
-    smallest: Array,
+    smallest: Any,
     mode: Mode,
     random: Array | None,
     carrier: Carrier,
@@ -30,19 +32,21 @@ def round_place(
         # More than the whole significand is dropped: the result is zero or the smallest value, and a carry has no binade
         # to go to. The nearest modes never carry from there.
         far_below = place.shift > word(carrier.precision)
-        excess = jnp.maximum(place.shift, word(carrier.width - 1)) - word(carrier.width - 1)
+        shift = jnp.minimum(place.shift, word(carrier.width - 1))
+        excess = place.shift - shift
         shifted = place.significand >> excess
         if more is not None:
             dropped = place.significand & ((word(1) << jnp.minimum(excess, word(carrier.width - 1))) - word(1))
             shifted = shifted + word(happens(dropped, excess, *more, carrier))
         if random is None:
             shifted = jnp.maximum(shifted, jnp.minimum(place.significand, word(1)))  # what was dropped is not zero
-        place = place._replace(significand=shifted, shift=place.shift - excess)
-    unit = word(1) << place.shift
-    odd, tail = word((place.significand & unit) != 0), unit - word(1)
+        place = place._replace(significand=shifted, shift=shift)
+    odd, tail = (place.significand >> place.shift) & word(1), place.tail(carrier)
     increment = mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
     kept, result = keep(place, increment, carrier)
-    return kept, result if far_below is None else jnp.where(far_below, smallest, result)
+    if far_below is None:
+        return kept, result
+    return kept, (jnp.where if jnp.ndim(smallest) else choose)(far_below, smallest, result)
 
 
 def happens(significand: Array, excess: Array, high: Array, low: Array, carrier: Carrier) -> Array:

@@ -20,7 +20,17 @@ from jax import lax
 from precisionlab._typing import Array, PRNGKeyArray, UInt
 from precisionlab.numerics.carriers import computed_once
 
-__all__ = ["check_key", "counter_hash", "fold", "hash_counters", "hash_positions", "key_rows", "key_words"]
+__all__ = [
+    "check_key",
+    "counter_hash",
+    "first_row",
+    "fold",
+    "hash_counters",
+    "hash_positions",
+    "key_rows",
+    "key_words",
+    "next_row",
+]
 
 _FIRST, _SECOND, _GOLDEN = np.uint32(0x7FEB352D), np.uint32(0x846CA68B), np.uint32(0x9E3779B9)
 
@@ -114,6 +124,27 @@ def key_rows(key: PRNGKeyArray, start: int, count: int) -> UInt[Array, "count 2"
     number = jnp.arange(count, dtype=jnp.uint32) + np.uint32(start)
     rows = jnp.stack([_mix(_mix(first + number * _GOLDEN) + second), _mix(second ^ _mix(number + _FIRST))], axis=1)
     return computed_once(rows)
+
+
+@jax.jit
+def first_row() -> Array:
+    """The number of the first row of a table of keys, for `next_row`."""
+    nothing = lax.population_count(lax.iota(jnp.uint32, 2)) >> np.uint32(7)  # as no compiler knows before its last stage
+    return lax.platform_dependent(cpu=lambda: jnp.max(nothing), default=lambda: jnp.uint32(0))
+
+
+@jax.jit
+def next_row(rows: UInt[Array, "count 2"], number: Array) -> tuple[UInt[Array, "2"], Array]:
+    """A row of a table of keys, and the number of the next one.
+
+    On CPUs the number is computed when the program runs, by the same instructions for every row. The kernels that read rows are
+    then the same wherever their shapes are, and XLA compiles equal kernels once. Elsewhere, where a kernel of its own is dear,
+    the number is a constant.
+    """
+    words = lax.dynamic_slice(rows, (number, np.uint32(0)), (1, 2)).reshape(2)
+    return words, lax.platform_dependent(
+        number, cpu=lambda n: computed_once(n + np.uint32(1)), default=lambda n: n + np.uint32(1)
+    )
 
 
 def hash_positions(words: UInt[Array, "2"], shape: tuple[int, ...], dtype: Any = np.uint32) -> UInt[Array, "..."]:

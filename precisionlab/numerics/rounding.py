@@ -3,30 +3,35 @@
 Integers, because a cast is not a rounding: compilers elide a float32 -> bfloat16 -> float32 pair, contract products into
 sums, fold (x + C) - C to x, and flush subnormals. There is nothing in an integer sum that they may take away.
 
-One float operation earns its place by speed: below 2^emin of a format known at compile time, where the spacing is constant,
-nearest_even is an exact scaling and `lax.round`. What to do with the result is again decided on bits.
+The operations themselves are in `laws`; here is who asks for them.
 """
 
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from precisionlab._typing import Array, Float, PRNGKeyArray
-from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once, from_bits, to_bits
+from precisionlab.numerics.carriers import CARRIERS, Carrier, computed_once
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, straight_through
 from precisionlab.numerics.formats import Format, is_concrete, name_of
-from precisionlab.numerics.grids import entered, is_number, largest_bits, locate, magnitude_bits, smallest_positive
-from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_away, nearest_even
-from precisionlab.numerics.placing import round_place
+from precisionlab.numerics.grids import entered
+from precisionlab.numerics.laws import round_carrier
+from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
 from precisionlab.numerics.randomness import check_key, counter_hash, hash_positions
 from precisionlab.numerics.wide import in_float64
+from precisionlab.numerics.words import FormatWords, is_number, words_of
 
-__all__ = ["joined_format", "round_carrier", "round_result", "round_to", "split_format", "stored"]
+__all__ = [
+    "joined_format",
+    "round_result",
+    "round_to",
+    "shared_words",
+    "split_format",
+    "stored",
+]
 
 
 def round_to(
@@ -90,17 +95,34 @@ def round_to(
     return straight_through(array, _round(constant(array), random, traced, fixed=fixed, mode=mode))
 
 
-def round_result(x: Array, fmt: Format, mode: Mode, words: Array | None) -> Array:
+def round_result(x: Array, fmt: Format, mode: Mode, random: Array | None, traced: FormatWords | None = None) -> Array:
     """What `round_to` computes, for one of many operations: unchecked, and stored rather than computed anew for each use.
 
     Args:
         x: float32 or float64.
         fmt: a format that fits.
         mode: a rounding mode.
-        words: for stochastic modes, the two words of a row of `randomness.key_rows`.
+        random: for stochastic modes, the two words of a row of `randomness.key_rows`.
+        traced: of a format that is not concrete, the `shared_words`, if they are there.
     """
+    fixed, _ = split_format(fmt)
+    if traced is None and not is_concrete(fmt):
+        traced = shared_words(fmt, CARRIERS[x.dtype.name])
+    return straight_through(x, _round_stored(constant(x), random, traced, fixed=fixed, mode=mode))
+
+
+def shared_words(fmt: Format, carrier: Carrier) -> FormatWords:
+    """Those words of a format that are traced, made once for all of its roundings."""
     fixed, traced = split_format(fmt)
-    return straight_through(x, _round_stored(constant(x), words, traced, fixed=fixed, mode=mode))
+    return _shared_words(traced, fixed=fixed, carrier=carrier)
+
+
+@partial(jax.jit, static_argnames=("fixed", "carrier"))
+def _shared_words(traced: Format, *, fixed: Format, carrier: Carrier) -> FormatWords:
+    every, known = words_of(joined_format(traced, fixed), carrier), words_of(fixed, carrier)
+    return FormatWords(
+        *(computed_once(one) if other is None and one is not None else None for one, other in zip(every, known, strict=True))
+    )
 
 
 def stored(x: Array) -> Array:
@@ -125,107 +147,19 @@ def _round(x: Array, random: Array | None, traced: Format, *, fixed: Format, mod
 
 
 @partial(jax.jit, static_argnames=("fixed", "mode"))
-def _round_stored(x: Array, words: Array | None, traced: Format, *, fixed: Format, mode: Mode) -> Array:
+def _round_stored(x: Array, words: Array | None, traced: FormatWords | None, *, fixed: Format, mode: Mode) -> Array:
     # Not inlined: hundreds of equal roundings are traced and lowered once.
     random, carrier = None, CARRIERS[x.dtype.name]
     if isinstance(mode, Stochastic) and words is not None:
         hashed = mode.generator is counter_hash
         random = hash_positions(words, x.shape, carrier.uint) if hashed else mode.generator(words, x.shape, carrier.uint)
-    return computed_once(round_carrier(x, joined_format(traced, fixed), mode, random, carrier))
+    numbers = words_of(fixed, carrier)
+    if traced is not None:
+        numbers = FormatWords(*(one if other is None else other for one, other in zip(numbers, traced, strict=True)))
+    return computed_once(round_carrier(x, fixed, mode, random, carrier, words=numbers))
 
 
 _computed_once = jax.jit(computed_once)
-
-
-def round_carrier(
-    x: Array,
-    fmt: Format,
-    mode: Mode,
-    random: Array | None,
-    carrier: Carrier,
-    more: tuple[Array, Array] | None = None,
-) -> Array:
-    """The law itself, unchecked and without a derivative: what `round_to` computes once its arguments are right.
-
-    With two `more` random words a stochastic mode is exact also where more is dropped than one word has places for.
-    """
-    word = carrier.word
-    bits = to_bits(x, carrier)
-    magnitude = bits & word(carrier.sign - 1)
-    sign = bits ^ magnitude
-    negative = sign != 0
-    infinity, largest = word(carrier.infinity), largest_bits(fmt, carrier)
-    overflow = magnitude_bits(fmt.overflow, carrier)
-
-    def increment_of(tail: Array, odd: Array, random: Array | None) -> Array:
-        return mode(tail, odd, negative) if random is None else mode(tail, odd, negative, random)
-
-    if mode is nearest_even and _scales_exactly(fmt, carrier):
-        result = _nearest_even_by_scaling(magnitude, fmt, carrier)
-        kept = result
-    else:
-        place = locate(magnitude, fmt, carrier)
-        kept, result = round_place(place, magnitude, negative, smallest_positive(fmt, carrier), mode, random, carrier, more)
-
-    carries = random is not None or mode in (nearest_even, nearest_away)
-    if carries and is_number(fmt.overflow) and math.isnan(fmt.overflow):
-        result = jnp.where(result > largest, overflow, result)  # which takes in infinities and NaN
-    elif carries and _carries_to_infinity(fmt, carrier):
-        result = jnp.where(magnitude > infinity, magnitude, result)
-    else:
-        # A finite value beyond the largest overflows if the mode would carry out of an odd value with every dropped bit set.
-        everything = None if random is None else ~word(0)
-        overflows = increment_of(word(3), word(1), everything) > 0
-        beyond = jnp.where(overflows | (magnitude == infinity), overflow, largest)
-        result = jnp.where(result > largest, jnp.where(magnitude > infinity, magnitude, beyond), result)
-
-    if is_number(fmt.zeros) and fmt.zeros == 2:
-        # On a uniform grid a zero significand is a zero magnitude already; elsewhere it still holds the base.
-        return from_bits((result if kept is result else jnp.where(kept == 0, word(0), result)) | sign, carrier)
-    zero = sign & jnp.where(jnp.asarray(fmt.zeros) == 2, ~word(0), word(0))
-    rounded = jnp.where(kept == 0, zero, result | sign)
-    if not (is_number(fmt.zeros) and fmt.zeros != 0):
-        bare, smallest = jnp.asarray(fmt.zeros) == 0, smallest_positive(fmt, carrier)
-        nan = to_bits(jnp.asarray(jnp.nan, carrier.dtype), carrier)
-        positive = jnp.where(kept == 0, smallest, rounded)
-        rounded = jnp.where(bare, jnp.where(negative | (magnitude == 0), nan, positive), rounded)
-    return from_bits(rounded, carrier)
-
-
-def _carries_to_infinity(fmt: Format, carrier: Carrier) -> bool:
-    """Whether one unit above the format's largest value is known to be the carrier's own infinity, which the sum then gives."""
-    if not all(map(is_number, fmt)) or fmt.overflow != math.inf:
-        return False
-    return float(fmt.largest) == math.ldexp(2.0 - math.ldexp(1.0, 1 - fmt.precision), carrier.bias)
-
-
-def _scales_exactly(fmt: Format, carrier: Carrier) -> bool:
-    """Whether below 2^emin the format's values are known to be integer multiples of a normal number of the carrier."""
-    return (
-        all(map(is_number, fmt))
-        and bool(fmt.subnormals)
-        and fmt.zeros != 0
-        and 2 <= fmt.precision < carrier.precision
-        and carrier.emin < fmt.emin - fmt.precision + 1 < -carrier.emin
-    )
-
-
-def _nearest_even_by_scaling(magnitude: Array, fmt: Format, carrier: Carrier) -> Array:
-    """Round magnitudes to nearest even with a constant shift above 2^emin and a rounding to an integer below it.
-
-    Below 2^emin the spacing is constant. In units of it, and the multiplication by a power of two is exact, rounding is
-    `lax.round`: an operation of its own, with nothing to fold or contract, on operands that flushing cannot hurt because the
-    spacing is a normal number. It takes half of the instructions that shifting by a variable amount takes.
-    """
-    word, spacing = carrier.word, fmt.emin - fmt.precision + 1
-    shift = word(carrier.precision - fmt.precision)
-    tail = (word(1) << shift) - word(1)
-    above = (magnitude + nearest_even(tail, (magnitude >> shift) & word(1), False)) & ~tail
-    to_units, to_values = carrier.dtype(2.0**-spacing), carrier.dtype(2.0**spacing)
-    units = lax.round(from_bits(magnitude, carrier) * to_units, lax.RoundingMethod.TO_NEAREST_EVEN)
-    return jnp.where(
-        magnitude < word((fmt.emin + carrier.bias) << carrier.fraction_bits), to_bits(units * to_values, carrier), above
-    )
 
 
 @jax.custom_vjp

@@ -14,10 +14,11 @@ import numpy as np
 from precisionlab._typing import Array, Float
 from precisionlab.numerics.carriers import Carrier, from_bits, to_bits
 from precisionlab.numerics.formats import FLOAT32, Format
-from precisionlab.numerics.grids import as_carrier, entered, is_number, largest_bits, locate, neighbors, spacing_exponent
+from precisionlab.numerics.grids import as_carrier, entered, locate, neighbors, spacing_exponent
 from precisionlab.numerics.modes import to_odd, upward
 from precisionlab.numerics.rounding import round_to
 from precisionlab.numerics.wide import in_float64, lifted, unheld
+from precisionlab.numerics.words import is_number, largest_bits
 
 __all__ = ["expected_lost_fraction", "landing_threshold"]
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import precisionlab as pl
+from precisionlab.numerics.randomness import first_row, key_rows, next_row
 from tests import cases
 from tests.cases import FORMATS, assert_same, scope
 from tests.oracle import round_chance, ulp_exact
@@ -278,6 +279,20 @@ def test_counter_hash_depends_on_position_alone() -> None:
     assert np.array_equal(np.asarray(jax.jit(lambda k: hashed(k, (24,), np.uint32))(key)), flat)
     assert np.asarray(hashed(key, (), np.uint32)) == flat[0]
     assert np.unique(np.asarray(hashed(key, (2**20,), np.uint32))).size == 2**20
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_rows_of_a_table_come_one_after_the_other(run: Callable[..., Any]) -> None:
+    rows = key_rows(jax.random.key(5), 128, 4)
+
+    def all_of(rows: Any) -> list[Any]:
+        number, found = first_row(), []
+        for _ in range(4):
+            words, number = next_row(rows, number)
+            found.append(words)
+        return found
+
+    assert np.array_equal(np.stack(run(all_of)(rows)), rows)
 
 
 def test_modes_are_frozen_values() -> None:

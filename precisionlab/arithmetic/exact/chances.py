@@ -26,10 +26,11 @@ from precisionlab.numerics.carriers import Carrier, carrier_of, from_bits, to_bi
 from precisionlab.numerics.derivatives import straight_through
 from precisionlab.numerics.formats import FORMATS, Format
 from precisionlab.numerics.grids import locate
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, Stochastic
 from precisionlab.numerics.placing import happens, scaled
 from precisionlab.numerics.randomness import check_key, fold
-from precisionlab.numerics.rounding import round_carrier, round_to
+from precisionlab.numerics.rounding import round_to
 
 __all__ = ["carried_sum", "round_sum"]
 

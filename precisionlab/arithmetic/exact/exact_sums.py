@@ -28,8 +28,8 @@ from precisionlab._typing import Array
 from precisionlab.numerics.carriers import Carrier, carrier_of, from_bits, to_bits, uncontracted
 from precisionlab.numerics.formats import Format, is_concrete
 from precisionlab.numerics.grids import locate
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, downward, nearest_away, nearest_even, to_odd, toward_zero, upward
-from precisionlab.numerics.rounding import round_carrier
 
 __all__ = [
     "fused",

@@ -7,5 +7,6 @@ Its files:
     walking                     one equation after the other
     loops, combining, applying  what holds programs of its own: scan, while, cond; functions on single entries
     references, derivatives     arrays changed in place; derivatives of the user's own
+    sharing                     what is called repeatedly, walked once
     passing                     values through JAX's own transformations
 """

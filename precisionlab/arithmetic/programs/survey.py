@@ -31,6 +31,7 @@ from precisionlab.arithmetic.programs.equations import (
     weakly_typed,
 )
 from precisionlab.arithmetic.programs.passing import finished, raw
+from precisionlab.arithmetic.programs.sharing import repeated_programs
 from precisionlab.arithmetic.programs.walking import handler_of, walk
 from precisionlab.arithmetic.rules import Rules, argument_matches, is_named, is_strict, named_primitives, scope_matches
 
@@ -59,6 +60,7 @@ class Program:
         results: the leaves of its result, those that are arrays to be filled in.
         moving: which of them are arrays.
         structure: the tree that they make.
+        repeated: the identities of programs within it that are called repeatedly.
     """
 
     jaxpr: Jaxpr
@@ -68,6 +70,7 @@ class Program:
     results: list[Any]
     moving: list[bool]
     structure: Any
+    repeated: frozenset[int]
 
     def run(self, frame: Frame, arrays: Sequence[Any]) -> list[Held]:
         """The results of a walk, from arrays in the place of the arguments."""
@@ -133,8 +136,9 @@ def program_of(where: str, fun: Callable[..., Any], args: Any, kwargs: Any, arit
     closed = jax.make_jaxpr(flat)(*arrays)
     moving = [isinstance(leaf, _ARRAYS) for leaf in results]
     still = [None if moves else leaf for leaf, moves in zip(results, moving, strict=True)]
-    program = Program(closed.jaxpr, closed.consts, arrays, paths, still, moving, structures[0])
-    found = list(equations(program.jaxpr, arithmetic))
+    found = list(equations(closed.jaxpr, arithmetic))
+    repeated = repeated_programs(eqn for eqn, _ in found)
+    program = Program(closed.jaxpr, closed.consts, arrays, paths, still, moving, structures[0], repeated)
     _survey(program, found, arithmetic, where)
     _warn_of_unknown_scopes(arithmetic, list(dict.fromkeys(path for _, path in found)), where)
     _warn_of_unknown_arguments(arithmetic, program.paths, where)

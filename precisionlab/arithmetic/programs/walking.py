@@ -39,6 +39,7 @@ from precisionlab.arithmetic.programs.equations import (
 from precisionlab.arithmetic.programs.loops import branched, repeated, scanned
 from precisionlab.arithmetic.programs.passing import constants, packed, raw, unpacked
 from precisionlab.arithmetic.programs.references import REFERENCES
+from precisionlab.arithmetic.programs.sharing import shared
 from precisionlab.arithmetic.rules import is_named
 from precisionlab.numerics.randomness import fold
 
@@ -92,7 +93,8 @@ def handler_of(eqn: Any, arithmetic: Arithmetic) -> Callable[..., list[Held]] | 
 def _inline(eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:
     program = own_program(eqn)
     assert program is not None, f"{eqn.primitive.name} holds no program with its own arguments and results"
-    return walk(program.jaxpr, constants(program, frame), inputs, frame)
+    results = None if frame.observing else shared(walk, program, inputs, frame)
+    return walk(program.jaxpr, constants(program, frame), inputs, frame) if results is None else results
 
 
 def _expanded(function: Callable[..., Any], eqn: Any, inputs: list[Held], frame: Frame) -> list[Held]:

@@ -31,10 +31,11 @@ from precisionlab.numerics.carriers import CARRIERS, FLOAT32_CARRIER, Carrier, c
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.derivatives import constant, with_exact_derivative
 from precisionlab.numerics.formats import Format, is_concrete
-from precisionlab.numerics.grids import as_carrier, is_number
+from precisionlab.numerics.grids import as_carrier
 from precisionlab.numerics.modes import Mode, Stochastic, check_mode, mode_name, nearest_even
 from precisionlab.numerics.randomness import check_key
 from precisionlab.numerics.wide import in_float64, lifted, unheld
+from precisionlab.numerics.words import is_number
 
 __all__ = [
     "Accumulation",

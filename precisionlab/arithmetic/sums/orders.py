@@ -22,9 +22,9 @@ from precisionlab.arithmetic.exact.exact_sums import (
 )
 from precisionlab.numerics.carriers import Carrier, uncontracted
 from precisionlab.numerics.formats import Format
-from precisionlab.numerics.grids import is_number
 from precisionlab.numerics.modes import Mode, Stochastic, nearest_even
 from precisionlab.numerics.randomness import fold
+from precisionlab.numerics.words import is_number
 
 __all__ = ["ORDERS", "Accumulation", "Operations", "reduced", "running"]
 

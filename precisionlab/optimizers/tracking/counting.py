@@ -14,10 +14,11 @@ import numpy as np
 from precisionlab._typing import Array, PyTree
 from precisionlab.numerics.carriers import CARRIERS, to_bits, uncontracted, widened
 from precisionlab.numerics.formats import Format
-from precisionlab.numerics.grids import is_number
+from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import stochastic
 from precisionlab.numerics.randomness import hash_counters
-from precisionlab.numerics.rounding import joined_format, round_carrier, round_to
+from precisionlab.numerics.rounding import joined_format, round_to
+from precisionlab.numerics.words import is_number
 from precisionlab.optimizers.meaning.recipes import Recipe
 from precisionlab.optimizers.sums import in_one_carrier
 from precisionlab.optimizers.tracking.arriving import CORNER

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from precisionlab._typing import Array, Bool
 from precisionlab.numerics.carriers import CARRIERS, power_of_two, to_bits
 from precisionlab.numerics.formats import Format
-from precisionlab.numerics.grids import is_number
+from precisionlab.numerics.words import is_number
 
 __all__ = ["above_floor"]
 
