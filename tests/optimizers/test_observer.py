@@ -77,7 +77,7 @@ def test_one_program_for_all_looks() -> None:
         traces.append(None)
         return jax.tree.map(lambda leaf: -scale * leaf, updates), state
 
-    optimizer = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    optimizer = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
     observe, params = observer(optimizer), {"w": jnp.ones(3)}
     observe(params, params, optax.EmptyState(), scale=2.0**-30)
     count = len(traces)
