@@ -28,7 +28,7 @@ from precisionlab.optimizers.tracking.storing import store_description
 from precisionlab.optimizers.tracking.windows import counted, start_window
 from precisionlab.stagnation.ages import Ages
 
-__all__ = ["asked_of", "begun", "read"]
+__all__ = ["asked_of", "begun", "fitting", "read"]
 
 
 def asked_of(
@@ -86,8 +86,7 @@ def read(asked: Asked, event: Event, record: Record, number: Any) -> Record:
         record: the record before.
         number: of the update.
     """
-    told = told_leaves(asked, event.before)
-    record = _fitting(record, told)
+    told, record = told_leaves(asked, event.before), fitting(asked, record, event.before)
     key, reads = fold(jax.random.key(0), number), record.reads + 1
     seen, gradients, corners = look_at_weights(asked, event, fold(key, 0))
     mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
@@ -118,9 +117,10 @@ def _marks(told: Sequence[bool]) -> Array:
     return jnp.array(told if any(told) else [*told, False], bool)
 
 
-def _fitting(record: Record, told: Sequence[bool]) -> Record:
+def fitting(asked: Asked, record: Record, state: Any) -> Record:
     """The record, begun anew where it tells of other leaves of the state: optimizers may widen theirs in the first update."""
-    seen, count = record.state, max(1, sum(told))
+    told, seen = told_leaves(asked, state), record.state
+    count = max(1, sum(told))
     if seen is None or (seen.tally.fates.shape[0] == count and (seen.told.shape[-1] == len(told)) == any(told)):
         return record
     tallies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), tuple(seen[:4]))

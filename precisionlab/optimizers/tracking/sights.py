@@ -16,7 +16,7 @@ from precisionlab.numerics.carriers import CARRIERS, as_float64, to_bits, widene
 from precisionlab.numerics.checks import require_fits
 from precisionlab.numerics.formats import FORMATS, Format
 from precisionlab.optimizers.meaning.meant import Leaf, meant_state, state_leaves
-from precisionlab.optimizers.meaning.recipes import recipes
+from precisionlab.optimizers.meaning.recipes import Recipes, recipes
 from precisionlab.optimizers.roundings import Placed, numbers_of, reveal, rounding_states, rounds_weights
 from precisionlab.optimizers.sums import is_floating, stored_sum
 from precisionlab.optimizers.tracking.arriving import chosen_corners, corners
@@ -225,28 +225,27 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
     """The fates of what was to be added to the optimizer's state."""
     if asked.state is False:
         return None
-    double = bool(asked.state)
     old, structure = jax.tree.flatten(event.before)
     places = state_leaves(event.before)
     told = [place is not None and _told(asked, place) for place in places]
-    with jax.enable_x64(True) if double else nullcontext():
-        if not any(told):
-            return _untreed(look(_state_sight, [None] * len(old), structure, asked.formats, key, _STATE))
+    if not any(told):
+        return _untreed(look(_state_sight, [None] * len(old), structure, asked.formats, key, _STATE))
 
-        def rows_of(given: Any, before: Any, params: Any, after: Any) -> tuple[Any, Any]:
-            meant = meant_state(asked.optimizer, given, before, params, event.extra, double=double)
-            rows = zip(places, told, jax.tree.leaves(before), meant, jax.tree.leaves(after), strict=True)
-            return [(one, two, three, _spacing(place.grid, one)) for place, mark, one, two, three in rows if mark and place], ()
+    def rows_of(given: Any, before: Any, params: Any, after: Any) -> tuple[Any, Any]:
+        meant = meant_state(asked.optimizer, given, before, params, event.extra, double=bool(asked.state))
+        rows = zip(places, told, jax.tree.leaves(before), meant, jax.tree.leaves(after), strict=True)
+        return [(one, two, three, _spacing(place.grid, one)) for place, mark, one, two, three in rows if mark and place], ()
 
-        arguments = event.given, event.before, event.params, event.after
-        mine = [leaf for leaf, mark in zip(old, told, strict=True) if mark]
-        if in_blocks_of(event, mine):
-            made = iter(recipes(rows_of, arguments).of(arguments, ()))
-            rows: list[Any] = [next(made) if mark else None for mark in told]
-            return _untreed(look_in_blocks(_state_sight, rows, structure, asked.formats, key, _STATE)[0])
-        found = iter(rows_of(*arguments)[0])
-        rows = [next(found) if mark else None for mark in told]
-        return _untreed(look(_state_sight, rows, structure, asked.formats, key, _STATE))
+    arguments = event.given, event.before, event.params, event.after
+    blocks = in_blocks_of(event, [leaf for leaf, mark in zip(old, told, strict=True) if mark])
+    # Made with the types that the optimizer has: with 64-bit ones it would draw and count in those.
+    made = recipes(rows_of, arguments) if blocks else iter(rows_of(*arguments)[0])
+    with jax.enable_x64(True) if asked.state else nullcontext():
+        found = iter(made.of(arguments, ()) if isinstance(made, Recipes) else made)
+        rows: list[Any] = [next(found) if mark else None for mark in told]
+        looked = look_in_blocks if blocks else look
+        seen = looked(_state_sight, rows, structure, asked.formats, key, _STATE)
+    return _untreed(seen[0] if blocks else seen)
 
 
 def _untreed(looked: Looked) -> Looked:

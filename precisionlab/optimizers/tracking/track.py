@@ -12,7 +12,7 @@ from precisionlab.numerics.formats import Format
 from precisionlab.optimizers.meaning.remaking import remade
 from precisionlab.optimizers.sums import stored_sum
 from precisionlab.optimizers.tracking.arriving import arrived, corners_now
-from precisionlab.optimizers.tracking.reading import asked_of, begun, read
+from precisionlab.optimizers.tracking.reading import asked_of, begun, fitting, read
 from precisionlab.optimizers.tracking.records import (
     MisplacedWarning,
     Record,
@@ -86,7 +86,7 @@ def track(
     ) -> tuple[PyTree[Array], Any]:
         if params is None:
             raise ValueError("track: whether an update lands depends on the weights; call update(grads, state, params).")
-        given, record, number = updates, state.record, state.updates + 1
+        given, record, number = updates, fitting(asked, state.record, state.inner), state.updates + 1
 
         def updated(gradients: PyTree[Array], before: Any, weights: PyTree[Array]) -> tuple[PyTree[Array], Any]:
             return inner.update(gradients, before, weights, **extra)
