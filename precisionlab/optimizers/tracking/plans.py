@@ -18,7 +18,7 @@ __all__ = ["Piece", "Plan", "by_leaf", "first_of", "plan"]
 _PARTS, _LONG, _MANY = 4, 16, 1 << 22
 """Parts of `ENTRIES` in a row, and in one of models of so many entries: what is found is kept for each row."""
 
-_BLOCK = 128
+_BLOCK = 256
 """Parts of a block at most: what a few arrays of float32 take of a core's own cache."""
 
 _SMALL = 1 << 12
