@@ -7,7 +7,7 @@ ten, in one of a hundred; one dispatch a step, and in a scan. Run with `python -
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,7 +46,9 @@ def training(optimizer: Any, model: Model, steps: int, *, scanned: bool = False,
     return call
 
 
-def compared(name: str, model: Model, cases: dict[str, tuple[Any, float | None]], steps: int, repeats: int, **how: Any) -> bool:
+def compared(
+    name: str, model: Model, cases: Mapping[str, tuple[Any, float | None]], steps: int, repeats: int, **how: Any
+) -> bool:
     """Steps with each optimizer against those of Adam alone."""
     adam = optax.adam(1e-3)
     runs = {"untracked": training(adam, model, steps, **how)}

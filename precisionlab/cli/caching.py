@@ -44,7 +44,8 @@ def programs_kept(root: Path, wanted: bool = True) -> Iterator[None]:
         with _settings(jax_enable_compilation_cache=False):
             yield
         return
-    folder = _folder(root) if jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir else None
+    config: Any = jax.config
+    folder = _folder(root) if config.jax_enable_compilation_cache and not config.jax_compilation_cache_dir else None
     if folder is None:
         yield
         return

@@ -284,8 +284,8 @@ def _numbers_of(made: Callable[..., list[Array]], states: Sequence[Any], places:
     def number(recipe: Recipe) -> float:
         key = recipe.kind, tuple(np.asarray(each).tobytes() for each in (*recipe.sources, *recipe.scalars))
         if key not in known:
-            given = [list(map(jnp.asarray, side)) for side in (recipe.sources, recipe.scalars)]
-            (leaf,) = recipe.made(*given, recipe.shape, lambda _: jnp.zeros(recipe.shape, jnp.int32))
+            sources, scalars = (list(map(jnp.asarray, side)) for side in (recipe.sources, recipe.scalars))
+            (leaf,) = recipe.made(sources, scalars, recipe.shape, lambda _: jnp.zeros(recipe.shape, jnp.int32))
             known[key] = float(np.asarray(leaf).reshape(-1)[0])
         return known[key]
 

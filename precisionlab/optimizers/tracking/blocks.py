@@ -120,11 +120,11 @@ def _block(source: Array, begin: Any, size: int) -> Array:
 
 def _gathered(flat: list[list[Array]], pieces: Sequence[Piece], cut: Plan, size: int) -> list[Array]:
     """The rows of pieces one after the other, each source padded to a size."""
-    counts = [min(piece.count * cut.row, int(cut.sizes[piece.leaf]) - piece.first * cut.row) for piece in pieces]
+    counts = [min(piece.rows * cut.row, int(cut.sizes[piece.leaf]) - piece.first * cut.row) for piece in pieces]
     begins = np.cumsum([0, *counts])
     # For each row where its entries begin among all that are gathered, and where they end.
-    begin = np.concatenate([begins[k] + cut.row * np.arange(piece.count) for k, piece in enumerate(pieces)])
-    end = np.concatenate([np.full(piece.count, begins[k + 1]) for k, piece in enumerate(pieces)])
+    begin = np.concatenate([begins[k] + cut.row * np.arange(piece.rows) for k, piece in enumerate(pieces)])
+    end = np.concatenate([np.full(piece.rows, begins[k + 1]) for k, piece in enumerate(pieces)])
     missing = size // cut.row - len(begin)
     begin, end = (np.pad(each, (0, missing)).astype(np.int32)[:, None] for each in (begin, end))
     place = jnp.asarray(begin) + jax.lax.broadcasted_iota(jnp.int32, (len(begin), cut.row), 1)

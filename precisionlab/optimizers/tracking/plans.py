@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
     leaf: int
     first: int
-    count: int
+    rows: int
 
 
 class Plan(NamedTuple):
@@ -86,9 +86,10 @@ def plan(sizes: Sequence[int], *, looped: bool) -> Plan:
     counts = -(-entries // row)
     large = np.flatnonzero(entries > _SMALL) if looped else np.array([], int)
     small = [Piece(leaf, 0, int(counts[leaf])) for leaf in np.setdiff1d(np.arange(len(entries)), large)]
-    number = sum(piece.count for piece in small)
+    number = sum(piece.rows for piece in small)
     height = _height(entries[large], number, parts) if looped else min(number, max(-(-number // _UNROLLED), _LEAST // row))
-    slices = [_slice(leaf, begin, entries, row, height) for leaf in large for begin in range(0, entries[leaf], height * row)]
+    places = [(int(leaf), begin) for leaf in large for begin in range(0, int(entries[leaf]), height * row)]
+    slices = [_slice(leaf, begin, entries, row, height) for leaf, begin in places]
     gathered = [small] if looped else list(_filled(small, height))
     rows = [(piece.leaf, number * row) for part in gathered for piece in part for number in _numbers(piece)]
     missing = -len(rows) % height
@@ -103,7 +104,7 @@ def plan(sizes: Sequence[int], *, looped: bool) -> Plan:
 
 
 def _numbers(piece: Piece) -> range:
-    return range(piece.first, piece.first + piece.count)
+    return range(piece.first, piece.first + piece.rows)
 
 
 def _height(large: np.ndarray, small: int, parts: int) -> int:

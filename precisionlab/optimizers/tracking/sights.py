@@ -243,9 +243,8 @@ def look_at_state(asked: Asked, event: Event, key: PRNGKeyArray) -> Looked | Non
     with jax.enable_x64(True) if asked.state else nullcontext():
         found = iter(made.of(arguments, ()) if isinstance(made, Recipes) else made)
         rows: list[Any] = [next(found) if mark else None for mark in told]
-        looked = look_in_blocks if blocks else look
-        seen = looked(_state_sight, rows, structure, asked.formats, key, _STATE)
-    return _untreed(seen[0] if blocks else seen)
+        asking: Any = _state_sight, rows, structure, asked.formats, key, _STATE
+        return _untreed(look_in_blocks(*asking)[0] if blocks else look(*asking))
 
 
 def _untreed(looked: Looked) -> Looked:
