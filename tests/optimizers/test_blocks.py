@@ -45,14 +45,14 @@ def rows_of(shapes: list[tuple[int, ...]]) -> list[Any]:
 
 @pytest.mark.parametrize("looped", [True, False])
 def test_blocks_hold_the_rows_and_say_where_they_are(looped: bool) -> None:
-    leaves = rows_of([(5,), (70, 70), (3, 40, 50), (2, 3, 4), (1, 9000)])
+    leaves = rows_of([(5,), (70, 70), (3, 40, 50), (2, 3, 4), (1, 90_001), (31, 1100)])
 
     def found(leaves: Any) -> Any:
         # A sum for each index of the last axis tells whether an entry is taken for another.
         def rows(leaves: Any) -> Any:
-            return [
-                (leaf, leaf * (1 + jax.lax.broadcasted_iota(jnp.float32, leaf.shape, leaf.ndim - 1))) for leaf in leaves
-            ], ()
+            places = [jax.lax.broadcasted_iota(jnp.int32, leaf.shape, leaf.ndim - 1) for leaf in leaves]
+            weights = [(1 + place % 61).astype(jnp.float32) for place in places]
+            return [(leaf, leaf * weight) for leaf, weight in zip(leaves, weights, strict=True)], ()
 
         made = recipes(rows, (leaves,)).of((leaves,), ())
         numbers: dict[Any, list[int]] = {}
@@ -84,6 +84,6 @@ def test_blocks_hold_the_rows_and_say_where_they_are(looped: bool) -> None:
     for leaf, (plain, weighed, last, first) in zip(leaves, jax.jit(found)(leaves), strict=True):
         values = np.asarray(leaf)
         assert float(plain) == values.sum()
-        assert float(weighed) == (values * (1 + np.arange(values.shape[-1]))).sum()
+        assert float(weighed) == (values * (1 + np.arange(values.shape[-1]) % 61)).sum()
         assert int(last) == values.size - 1
         assert first.tolist() == values.reshape(-1)[:2].tolist()
