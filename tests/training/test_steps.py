@@ -87,7 +87,9 @@ def test_native_and_simulated_agree_bit_for_bit(name: str, optimizer: str, sites
     native, two = trained(RATES[optimizer](), dtypes=dtypes, detail=detail)
     assert {leaf.dtype for leaf in jax.tree.leaves(native.params)} == {cases.ml_dtype(name)}
     same(widened(simulated.params), widened(native.params))
-    same(simulated.optimizer, native.optimizer)
+    # Moments are sums of two products, of which compilers contract one or the other.
+    for moment, other in zip(jax.tree.leaves(simulated.optimizer), jax.tree.leaves(native.optimizer), strict=True):
+        np.testing.assert_allclose(moment, other, rtol=0, atol=2.0**-22 * float(jnp.max(jnp.abs(moment))))
     # The loss is a float32 sum that no site rounds; fused with other neighbours it may be taken in another order.
     np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
     for leaf, counted in pl.by_path(one.tally).items():
