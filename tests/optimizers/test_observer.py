@@ -98,3 +98,9 @@ def test_mistakes_are_sentences() -> None:
     tracked = track(optimizer)
     with pytest.raises(ValueError, match="observer: this optimizer is tracked inside already"):
         observer(tracked)(params, params, tracked.init(params))
+    with pytest.raises(ValueError, match="observer: this is no state of the optimizer"):
+        observe(params, params, optax.adam(0.1).init(params))
+    with pytest.raises(TypeError, match="observer: the parameter at w is a Python number"):
+        observe({"w": 1.0}, {"w": 1.0}, optimizer.init({"w": 1.0}))
+    with pytest.raises(ValueError, match="observer: float64 does not fit its carrier"):
+        observer(optimizer, [pl.FLOAT64])(params, params, optimizer.init(params))

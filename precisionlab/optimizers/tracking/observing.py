@@ -9,8 +9,8 @@ from jax.core import Tracer
 
 from precisionlab._typing import Array, PyTree
 from precisionlab.numerics.formats import Format
-from precisionlab.optimizers.tracking.reading import asked_of, begun, read
-from precisionlab.optimizers.tracking.records import Record, TrackState, stagnation
+from precisionlab.optimizers.tracking.reading import asked_of, begun, check_params, read
+from precisionlab.optimizers.tracking.records import Record, TrackState, is_tracked, stagnation
 from precisionlab.optimizers.tracking.sights import Asked, Event
 
 __all__ = ["observer"]
@@ -64,6 +64,9 @@ def observer(
                 "observer: observe was called inside of jit, scan or another transformation; call it between the steps, on "
                 "arrays, or wrap the optimizer in `track` to look inside."
             )
+        if not held:
+            check_params(params, "observer")
+            _check_state(asked, params, opt_state)
         record = held[0] if held else begun(asked, params, opt_state, None, "observer")
         number = jnp.asarray(record.reads + 1 if step is None else step, jnp.int32)
         found = look(record, number, params, grads, opt_state, extra)
@@ -78,3 +81,15 @@ def _looked(
 ) -> Record:
     updates, after = asked.optimizer.update(grads, state, params, **extra)
     return read(asked, Event(params, grads, updates, state, after, extra), record, number)
+
+
+def _check_state(asked: Asked, params: PyTree[Array], state: Any) -> None:
+    """Refuse the state of another optimizer."""
+    if any(is_tracked(node) for node in jax.tree.leaves(state, is_leaf=is_tracked)):
+        return  # which has a sentence of its own
+    given, own = jax.tree.structure(state), jax.tree.structure(jax.eval_shape(asked.optimizer.init, params))
+    if given != own:
+        raise ValueError(
+            f"observer: this is no state of the optimizer that was given for these parameters: {given} against {own}; make the "
+            f"observer of the same optimizer as the training step, and pass what its `update` is given."
+        )

@@ -28,7 +28,7 @@ from precisionlab.optimizers.tracking.storing import store_description
 from precisionlab.optimizers.tracking.windows import counted, start_window
 from precisionlab.stagnation.ages import Ages
 
-__all__ = ["asked_of", "begun", "fitting", "read"]
+__all__ = ["asked_of", "begun", "check_params", "fitting", "read"]
 
 
 def asked_of(
@@ -43,16 +43,25 @@ def asked_of(
     return Asked(check_optimizer(optimizer, where), _named_formats(formats, where), detail, state)
 
 
+def check_params(params: PyTree[Any], where: str) -> None:
+    """Refuse parameters that are Python numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, float):
+            place = jax.tree_util.keystr(path, simple=True, separator="/") or "the top"
+            raise TypeError(
+                f"{where}: the parameter at {place} is a Python number, {leaf}; make it an array: jnp.asarray({leaf})."
+            )
+
+
 def begun(asked: Asked, params: PyTree[Array], state: Any, ages: Ages | None, where: str) -> Record:
     """The record before the first update.
 
     Raises:
-        TypeError: if a parameter is a Python number.
         ValueError: if the state holds a record already; if the carrier of a leaf does not hold a format that is asked about.
     """
     if any(isinstance(node, TrackState) for node in jax.tree.leaves(state, is_leaf=is_tracked)):
         raise ValueError(f"{where}: this optimizer is tracked inside already; wrap the whole optimizer once, outermost.")
-    weights, seen = look_at_nothing(asked, params, state)
+    weights, seen = look_at_nothing(asked, params, state, where)
     remembered = None
     if seen is not None:
         told, rows = told_leaves(asked, state), seen.tally.fates.shape[0]

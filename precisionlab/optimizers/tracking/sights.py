@@ -102,7 +102,7 @@ class Weighed(NamedTuple):
     corners: Array
 
 
-def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Looked, Looked | None]:
+def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any, where: str) -> tuple[Looked, Looked | None]:
     """What looks at weights and state will return, all zeros.
 
     Raises:
@@ -110,18 +110,18 @@ def look_at_nothing(asked: Asked, params: PyTree[Array], state: Any) -> tuple[Lo
     """
     weights = jax.tree.leaves(floating(params))
     kept = any(rounds_weights(node) and node.residual is not None for node in rounding_states(state))
-    mine = _nothing(asked, floating(params), Wanted(asked.detail, kept=kept), {_carrier(leaf) for leaf in weights})
+    mine = _nothing(asked, floating(params), Wanted(asked.detail, kept=kept), {_carrier(leaf) for leaf in weights}, where)
     if asked.state is False:
         return mine, None
     places = zip(state_leaves(state), jax.tree.leaves(state), strict=True)
     leaves = [leaf if place is not None and _told(asked, place) else None for place, leaf in places]
     carriers = {"float64" if asked.state else _carrier(leaf) for leaf in leaves if leaf is not None}
-    return mine, _untreed(_nothing(asked, jax.tree.unflatten(jax.tree.structure(state), leaves), _STATE, carriers))
+    return mine, _untreed(_nothing(asked, jax.tree.unflatten(jax.tree.structure(state), leaves), _STATE, carriers, where))
 
 
-def _nothing(asked: Asked, tree: Any, wanted: Wanted, carriers: set[str]) -> Looked:
+def _nothing(asked: Asked, tree: Any, wanted: Wanted, carriers: set[str], where: str) -> Looked:
     for carrier, fmt in itertools.product(sorted(carriers), asked.formats.values()):
-        require_fits(fmt, CARRIERS[carrier], "round_to")
+        require_fits(fmt, CARRIERS[carrier], where)
     widest = jnp.float64 if "float64" in carriers and wanted.detail else jnp.float32
     return nothing_seen(len(jax.tree.leaves(tree)), widest, tree, asked.formats, wanted)
 

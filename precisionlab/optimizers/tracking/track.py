@@ -12,7 +12,7 @@ from precisionlab.numerics.formats import Format
 from precisionlab.optimizers.meaning.remaking import remade
 from precisionlab.optimizers.sums import stored_sum
 from precisionlab.optimizers.tracking.arriving import arrived, corners_now
-from precisionlab.optimizers.tracking.reading import asked_of, begun, fitting, read
+from precisionlab.optimizers.tracking.reading import asked_of, begun, check_params, fitting, read
 from precisionlab.optimizers.tracking.records import (
     MisplacedWarning,
     Record,
@@ -76,7 +76,7 @@ def track(
     inner = asked.optimizer
 
     def init(params: PyTree[Array]) -> Any:
-        _check_params(params)
+        check_params(params, "track")
         inner_state = inner.init(params)
         moved = start_ages(_with_entries(floating(params))) if ages else None
         return TrackState(inner_state, jnp.int32(0), begun(asked, params, inner_state, moved, "track"))
@@ -116,15 +116,6 @@ def track(
         return updates, TrackState(after, number, latest)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _check_params(params: PyTree[Any]) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if isinstance(leaf, float):
-            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the top"
-            raise TypeError(
-                f"track: the parameter at {where} is a Python number, {leaf}; make it an array: jnp.asarray({leaf})."
-            )
 
 
 def _with_entries(tree: PyTree[Array]) -> PyTree[Any]:
