@@ -29,6 +29,7 @@ class ManifoldConfig:
         bits: the significand bits at which it decides, beside those of `described`.
         walkers: how many seeds the count of spreading walkers has; 0 leaves it out, which is half a minute at 6.
         sizes: how many seeds the counts in nets of thousands of weights have; 0 leaves them out.
+        images: up to how many images these nets are pushed and trained on, of 20, 100, 300 and 1,000.
         transformer: how many the counts in a transformer have, a minute each; 0 leaves it out.
         described: further significand bits at which directions are counted.
         free: significand bits at which they are counted without lost updates too, beside `bits`.
@@ -59,6 +60,7 @@ class ManifoldConfig:
     bits: int = directions.BITS
     walkers: int = 6
     sizes: int = 3
+    images: int = 300
     transformer: int = 0
     described: tuple[int, ...] = (5, 11)
     free: tuple[int, ...] = ()
@@ -108,6 +110,7 @@ class ManifoldConfig:
             ("deciding", 1, 10**4),
             ("walkers", 0, 10**4),
             ("sizes", 0, 10**4),
+            ("images", 100, 1000),
             ("transformer", 0, 10**4),
             ("first_seed", 0, 10**9),
             ("bits", 3, 24),

@@ -116,7 +116,7 @@ def _stages(config: ManifoldConfig, progress: Progress | None) -> dict[str, Call
         work["walkers"] = partial(walkers.measure, some(config.walkers), bits=(config.bits,), dial=config.dial)
     if "square" in config.worlds:
         for name, measure, count in (
-            ("sizes", sizes.measure, config.sizes),
+            ("sizes", partial(sizes.measure, **sizes.up_to(config.images)), config.sizes),
             ("transformer", transformer.measure, config.transformer),
         ):
             if count:
@@ -164,7 +164,7 @@ MANIFOLD = Experiment(
         "coarser": 1, "nets": ("tanh", "softplus", "linear", "under-parameterized"),
     },
     full={
-        "seeds": 64, "deciding": 64, "walkers": 16, "transformer": 2, "described": (5, 11, 14), "free": (11,),
+        "seeds": 64, "deciding": 64, "walkers": 16, "images": 1000, "transformer": 2, "described": (5, 11, 14), "free": (11,),
         "repaired": (3, 4, 5, 6, 8, 10, 11),
     },
     run=run,

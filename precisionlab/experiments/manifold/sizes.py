@@ -40,7 +40,7 @@ from precisionlab.experiments.manifold.counts import (
 from precisionlab.runs.inference import slopes
 from precisionlab.runs.results import Claim, Labelled
 
-__all__ = ["FULL", "QUICK", "claims", "kinks", "measure"]
+__all__ = ["QUICK", "claims", "kinks", "measure", "up_to"]
 
 QUICK: dict[str, Any] = {
     "points": (5, 20, 100, 300), "hidden": 64, "bits": (8, 14, 53), "pushed": (50, 100), "trained": (),
@@ -48,12 +48,22 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 """Arguments of `measure` for a run of some seconds, without training."""
 
-FULL: dict[str, Any] = {"pushed": (20, 100, 300, 1000), "trained": (100, 300, 1000)}
-"""Arguments of `measure` where minutes are to be had."""
+_PUSHED, _TRAINED = (20, 100, 300, 1000), (100, 300, 1000)
 
 _SLOPE = 0.15
 _RATIO = 0.15
 _MANY = 100  # points from which on slopes against d are taken: fewer than a format can see are all seen
+
+
+def up_to(images: int) -> dict[str, Any]:
+    """Arguments of `measure` for nets that are pushed and trained on at most so many images.
+
+    Example:
+        >>> up_to(300)
+        {'pushed': (20, 100, 300), 'trained': (100, 300)}
+    """
+    counts = {"pushed": _PUSHED, "trained": _TRAINED}
+    return {name: tuple(count for count in each if count <= images) for name, each in counts.items()}
 
 
 def measure(
