@@ -13,13 +13,17 @@ import numpy as np
 
 from precisionlab._typing import PyTree
 
-__all__ = ["HISTOGRAM_EDGES", "NO_GAP", "Tally", "by_path", "ratio", "total"]
+__all__ = ["HISTOGRAM_EDGES", "NO_GAP", "SUMS", "Tally", "by_path", "ratio", "total"]
 
 HISTOGRAM_EDGES: tuple[int, ...] = tuple(range(-16, 9))
 """Edges of the bins of floor(log2(|u| / ulp(w))); the first and the last bin take in everything beyond."""
 
 NO_GAP = 1 << 20
 """`Tally.finest` where nothing was stuck, and minus `Tally.coarsest`: beyond every exponent."""
+
+
+SUMS = "update_mass", "stagnated_mass", "moved_along", "update_square"
+"""The sums of a `Tally`, in order."""
 
 
 class Tally(NamedTuple):

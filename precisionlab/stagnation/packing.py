@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.stagnation.fates import HISTOGRAM_EDGES, Tally
+from precisionlab.stagnation.fates import HISTOGRAM_EDGES, SUMS, Tally
 
 __all__ = ["PackedTallies", "pack", "pack_rows", "refilled", "skeleton", "unpack"]
 
 _FATES = ("landed", "swamped", "underflowed", "zero", "nonfinite")
 _GAPS = ("finest", "coarsest")
 _DIRECTIONS = ("falling", "fell")
-_SUMS = ("update_mass", "stagnated_mass", "moved_along", "update_square")
 
 
 class _Place(NamedTuple):
@@ -143,7 +142,7 @@ def pack_rows(
         rows(_GAPS) if (detail if gaps is None else gaps) else None,
         rows(["invisible"])[:, 0] if kept else None,
         rows(_DIRECTIONS) if directions else None,
-        rows(_SUMS, widest) if detail else None,
+        rows(SUMS, widest) if detail else None,
         bins if detail else None,
         skeleton(tree),
     )
@@ -158,7 +157,7 @@ def unpack(packed: PackedTallies) -> PyTree[Tally]:
         >>> int(unpack(pack({"a": tally(one, one, one)}))["a"].swamped)
         3
     """
-    tables = ((_FATES, packed.fates), (_GAPS, packed.gaps), (_DIRECTIONS, packed.directions), (_SUMS, packed.sums))
+    tables = ((_FATES, packed.fates), (_GAPS, packed.gaps), (_DIRECTIONS, packed.directions), (SUMS, packed.sums))
     leaves = []
     for index in range(_count(packed.tree)):
         fields: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import numpy as np
 
 from precisionlab._typing import Array, Bool, Float, Int
 from precisionlab.stagnation.counting import BINS, Case, examine
-from precisionlab.stagnation.fates import NO_GAP, Tally
+from precisionlab.stagnation.fates import NO_GAP, SUMS, Tally
 from precisionlab.stagnation.reducing import combining
 
 __all__ = ["ENTRIES", "RowCounts", "columns", "count_rows", "tally_of"]
@@ -27,8 +27,6 @@ ENTRIES = 240
 _WORD = 4
 _FOLD = 4
 """So many parts of a row are added up entry by entry before the sum along it: additions in a stated order do not vectorize."""
-
-_SUMS = "update_mass", "stagnated_mass", "moved_along", "update_square"
 
 
 class RowCounts(NamedTuple):
@@ -98,7 +96,7 @@ def tally_of(names: Sequence[str], found: RowCounts, sizes: Int[Array, " rows"])
     fields["nonfinite"] = sizes - fields["landed"] - fields["swamped"] - fields["zero"]
     fields["underflowed"] = jnp.zeros_like(fields["landed"])
     if found.sums is not None:
-        fields |= {name: found.sums[:, place] for place, name in enumerate(_SUMS)}
+        fields |= {name: found.sums[:, place] for place, name in enumerate(SUMS)}
         fields["histogram"] = found.counts[:, names.index("bin") : names.index("bin") + BINS]
     if found.least is not None:
         fields |= {"finest": found.least[:, 0], "coarsest": -found.least[:, 1]}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precisionlab._typing import Array, PyTree
-from precisionlab.numerics.carriers import CARRIERS, to_bits, uncontracted, widened
+from precisionlab.numerics.carriers import CARRIERS, uncontracted, widened
 from precisionlab.numerics.formats import Format
 from precisionlab.numerics.laws import round_carrier
 from precisionlab.numerics.modes import stochastic
@@ -26,12 +26,12 @@ from precisionlab.optimizers.tracking.blocks import Block, in_blocks
 from precisionlab.optimizers.tracking.floors import above_floor
 from precisionlab.optimizers.tracking.plans import by_leaf, first_of, plan
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
+from precisionlab.optimizers.tracking.windows import is_nonzero
 from precisionlab.stagnation.counting import Case
 from precisionlab.stagnation.fates import NO_GAP, Tally
 from precisionlab.stagnation.rows import RowCounts, columns, count_rows, tally_of
 
 __all__ = ["Counted", "count_leaves"]
-
 
 _FEW = 4
 """Up to so many formats are compiled in: more take longer to compile than a loop over their numbers, which takes twice the time
@@ -110,7 +110,7 @@ def _of_kind(
         sight = saw(*row)
         nowhere = jnp.zeros(block.real.shape, bool)
         held = None if not wanted.kept else (nowhere if sight.kept is None else sight.kept)
-        marks = nowhere if sight.gradient is None else _nonzero(sight.gradient)
+        marks = nowhere if sight.gradient is None else is_nonzero(sight.gradient)
         own = count_rows(_own(wanted, sight, held), block.real, [marks])
         # In the leaf's own carrier: wider sums are nobody else's business.
         sums = None if own.sums is None else own.sums.astype(widened(sight.old).dtype)
@@ -155,13 +155,6 @@ def _counted(old: Any = None, update: Any = None, new: Any = None, kept: Any = N
 def _compared(sight: Sight) -> list[Array]:
     """What the next weights are compared with."""
     return [] if sight.made is None else [sight.old, sight.made, sight.new]
-
-
-def _nonzero(gradient: Array) -> Array:
-    """Where a gradient is not zero, by bits: a comparison may take subnormal numbers for zeros."""
-    wide = widened(gradient)
-    carrier = CARRIERS[wide.dtype.name]
-    return (to_bits(wide, carrier) & carrier.word(carrier.sign - 1)) != 0
 
 
 def _what_ifs(sight: Sight, formats: Mapping[str, Format], words: Array, block: Block) -> Array:

@@ -32,12 +32,10 @@ from precisionlab.optimizers.tracking.counting import Counted, count_leaves
 from precisionlab.optimizers.tracking.floors import above_floor
 from precisionlab.optimizers.tracking.questions import Sight, Wanted
 from precisionlab.stagnation.counting import BINS, Case, tally_cases
-from precisionlab.stagnation.fates import NO_GAP, Tally
+from precisionlab.stagnation.fates import NO_GAP, SUMS, Tally
 from precisionlab.stagnation.packing import PackedTallies, pack_rows
 
 __all__ = ["Looked", "look", "look_in_blocks", "nothing_seen"]
-
-_SUMS = "update_mass", "stagnated_mass", "moved_along", "update_square"
 
 
 class Looked(NamedTuple):
@@ -136,7 +134,7 @@ def nothing_seen(count: int, dtype: Any, tree: Any, formats: Mapping[str, Format
         wanted: what else to tell.
     """
     none = np.zeros(count, np.int32)
-    fields = dict.fromkeys(Tally._fields, none) | dict.fromkeys(_SUMS, np.zeros(count, dtype))
+    fields = dict.fromkeys(Tally._fields, none) | dict.fromkeys(SUMS, np.zeros(count, dtype))
     own = Tally(**(fields | {"histogram": np.zeros((count, BINS), np.int32)})) if count else None
     every = [own] * len(formats)
     shapes = jax.eval_shape(lambda: _looked(own, every, every, tree, formats, wanted))

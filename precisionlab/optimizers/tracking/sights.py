@@ -162,9 +162,12 @@ def look_at_weights(asked: Asked, event: Event, key: PRNGKeyArray) -> Weighed:
 
 
 def in_blocks_of(event: Event, leaves: Sequence[Any]) -> bool:
-    """Whether leaves of this update are looked at in blocks: where a program is made, for one device."""
+    """Whether leaves of this update are looked at in blocks: where a program is made, for one device.
+
+    Places in a leaf are int32, so none may have 2^31 entries.
+    """
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((event.params, event.given, event.before)))
-    return traced and jax.device_count() == 1 and any(map(jnp.size, leaves))
+    return traced and jax.device_count() == 1 and 0 < max(map(jnp.size, leaves), default=0) < 2**31
 
 
 def _weight_rows(asked: Asked, event: Event, gradients: Sequence[Any] | None) -> list[tuple[Any, ...]]:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precisionlab._typing import Array, Float, Int, PyTree
+from precisionlab._typing import Array, Bool, Float, Int, PyTree
 from precisionlab.numerics.carriers import CARRIERS, to_bits, widened
 from precisionlab.optimizers.tracking.alike import axes_of, of_each
 from precisionlab.stagnation.fates import ratio
 from precisionlab.stagnation.packing import PackedTallies, refilled
 
-__all__ = ["Window", "counted", "nonzero_entries", "opened", "start_window"]
+__all__ = ["Window", "counted", "is_nonzero", "nonzero_entries", "opened", "start_window"]
 
 _BLOCK = 50
 
@@ -74,10 +74,14 @@ def nonzero_entries(leaves: list[Any]) -> Int[Array, " rows"]:
     return of_each(_nonzero, [(leaf,) for leaf in leaves])
 
 
-def _nonzero(leaf: Array) -> Array:
-    wide = widened(leaf)
+def is_nonzero(values: Array) -> Bool[Array, "..."]:
+    """Where values are not zero, by bits: a comparison may take subnormal numbers for zeros."""
+    wide = widened(values)
     carrier = CARRIERS[wide.dtype.name]
-    # By bits: a comparison may take subnormal numbers for zeros.
-    count = jnp.sum((to_bits(wide, carrier) & carrier.word(carrier.sign - 1)) != 0, dtype=jnp.int32)
+    return (to_bits(wide, carrier) & carrier.word(carrier.sign - 1)) != 0
+
+
+def _nonzero(leaf: Array) -> Array:
+    count = jnp.sum(is_nonzero(leaf), dtype=jnp.int32)
     axes = axes_of(count)
     return jax.lax.psum(count, axes) if axes else count
