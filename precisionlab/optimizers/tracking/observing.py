@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from precisionlab._typing import Array, PyTree
 from precisionlab.numerics.formats import Format
-from precisionlab.optimizers.tracking.reading import asked_of, begun, check_params, read
+from precisionlab.optimizers.tracking.reading import asked_of, begun, check_params, fitting, read
 from precisionlab.optimizers.tracking.records import Record, TrackState, is_tracked, stagnation
 from precisionlab.optimizers.tracking.sights import Asked, Event
 
@@ -80,7 +80,7 @@ def _looked(
     asked: Asked, record: Record, number: Any, params: PyTree[Array], grads: PyTree[Array], state: Any, extra: dict[str, Any]
 ) -> Record:
     updates, after = asked.optimizer.update(grads, state, params, **extra)
-    return read(asked, Event(params, grads, updates, state, after, extra), record, number)
+    return read(asked, Event(params, grads, updates, state, after, extra), fitting(asked, record, state), number)
 
 
 def _check_state(asked: Asked, params: PyTree[Array], state: Any) -> None:

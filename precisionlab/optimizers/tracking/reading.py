@@ -92,16 +92,15 @@ def read(asked: Asked, event: Event, record: Record, number: Any) -> Record:
     Args:
         asked: what is asked.
         event: the update.
-        record: the record before.
+        record: the record before, `fitting` the state.
         number: of the update.
     """
-    told, record = told_leaves(asked, event.before), fitting(asked, record, event.before)
     key, reads = fold(jax.random.key(0), number), record.reads + 1
     seen, gradients, corners = look_at_weights(asked, event, fold(key, 0))
     mine, memory = record.state, look_at_state(asked, event, fold(key, 1))
     if mine is not None and memory is not None:
         window = counted(mine.window, memory.tally)
-        mine = StateRecord(*memory, None, mine.kept, _marks(told), window, mine.narrowed)
+        mine = StateRecord(*memory, None, mine.kept, _marks(told_leaves(asked, event.before)), window, mine.narrowed)
     leaving = departed(arrived(record.arrival, jax.tree.leaves(floating(event.params)), corners[0]), corners)
     told_of = mine, leaving, record.storage, counted(record.window, seen.tally), gradients
     found = Record(number, seen.tally, seen.what_if, record.ages, *seen[2:], reads, None, *told_of)
