@@ -114,7 +114,7 @@ def run(
 
     A setting given by --set wins over --quick and --full, these over the file, that over the defaults. An interrupted
     run resumes when the same command is given again. What was compiled is kept in the folder of runs (in .compiled,
-    unless JAX_COMPILATION_CACHE_DIR names another place), so that other runs of the same programs start at once.
+    unless JAX_COMPILATION_CACHE_DIR names another place), so that other runs of the same programs need not compile again.
 
     \b
     precisionlab run digits --set formats=float32,bfloat16 --set seeds=4
